@@ -20,8 +20,8 @@ class Rng {
     state_ += 0x9e3779b97f4a7c15ULL;
     return out;
   }
-  // In [0, n). REQUIRES: n > 0. The bias is below 2^-32 for n < 2^32.
-  constexpr u64 below(u64 n) { return static_cast<u64>((static_cast<unsigned __int128>(next()) * n) >> 64); }
+  // In [0, n). REQUIRES: 0 < n <= 2^32. The bias is below n / 2^32.
+  constexpr u64 below(u64 n) { return ((next() >> 32) * n) >> 32; }
   // In [0, 1), with 53 random bits.
   constexpr double uniform() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
   double normal();                   // mean 0, deviation 1
