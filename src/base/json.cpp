@@ -1,7 +1,7 @@
 #include "base/json.h"
 
-#include <set>
 #include <fstream>
+#include <set>
 #include <vector>
 
 namespace trireme {
@@ -38,8 +38,10 @@ Result<J> parse(std::string_view text, std::string_view what, const JsonLimits& 
   for (std::size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (in_string) {
-      if (c == '\\') ++i;
-      else if (c == '"') in_string = false;
+      if (c == '\\')
+        ++i;
+      else if (c == '"')
+        in_string = false;
     } else if (c == '"') {
       in_string = true;
     } else if (c == '[' || c == '{') {
@@ -72,7 +74,8 @@ Result<Json> parse_json(std::string_view text, std::string_view what, const Json
   return parse<Json>(text, what, limits);
 }
 
-Result<OrderedJson> parse_ordered_json(std::string_view text, std::string_view what, const JsonLimits& limits) {
+Result<OrderedJson> parse_ordered_json(std::string_view text, std::string_view what,
+                                       const JsonLimits& limits) {
   return parse<OrderedJson>(text, what, limits);
 }
 

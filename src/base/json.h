@@ -19,7 +19,8 @@ struct JsonLimits {
 
 // `what` names the source in the error message ("request body", "config.json").
 Result<Json> parse_json(std::string_view text, std::string_view what, const JsonLimits& limits = {});
-Result<OrderedJson> parse_ordered_json(std::string_view text, std::string_view what, const JsonLimits& limits = {});
+Result<OrderedJson> parse_ordered_json(std::string_view text, std::string_view what,
+                                       const JsonLimits& limits = {});
 
 // Reads a whole file of at most limits.max_bytes and parses it.
 Result<Json> read_json_file(const std::string& path, const JsonLimits& limits = {});

@@ -24,8 +24,10 @@ std::string one_line(std::string_view text, std::size_t max_bytes) {
   std::string out;
   for (const char c : text.substr(0, max_bytes)) {
     const auto b = static_cast<unsigned char>(c);
-    if (b < 0x20 || b == 0x7f) out += fmt::format("\\x{:02x}", b);
-    else out += c;
+    if (b < 0x20 || b == 0x7f)
+      out += fmt::format("\\x{:02x}", b);
+    else
+      out += c;
   }
   if (text.size() > max_bytes) out += "...";
   return out;

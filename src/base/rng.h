@@ -24,8 +24,8 @@ class Rng {
   constexpr u64 below(u64 n) { return ((next() >> 32) * n) >> 32; }
   // In [0, 1), with 53 random bits.
   constexpr double uniform() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
-  double normal();                   // mean 0, deviation 1
-  double exponential(double rate);   // mean 1/rate
+  double normal();                  // mean 0, deviation 1
+  double exponential(double rate);  // mean 1/rate
 
  private:
   u64 state_;

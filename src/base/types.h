@@ -34,5 +34,7 @@ constexpr i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
 
 template <class Tag, class Rep>
 struct std::hash<trireme::Id<Tag, Rep>> {
-  std::size_t operator()(const trireme::Id<Tag, Rep>& id) const noexcept { return std::hash<Rep>{}(id.value); }
+  std::size_t operator()(const trireme::Id<Tag, Rep>& id) const noexcept {
+    return std::hash<Rep>{}(id.value);
+  }
 };

@@ -1,0 +1,27 @@
+// The KV cache as bytes: 64-token blocks, one array of blocks a layer.
+//
+// MLA: a token is kv_lora_rank latent values, then qk_rope_head_dim rope values (512 + 64 for DeepSeek-V3).
+// GQA: a token is its keys, [kv_heads, head_dim], then its values, [kv_heads, head_dim].
+#pragma once
+#include "base/types.h"
+#include "tensor/dtype.h"
+
+namespace trireme {
+
+inline constexpr i64 kKvBlockTokens = 64;
+
+struct KvLayout {
+  enum class Kind : u8 { kMla, kGqa } kind = Kind::kMla;
+  DType dtype = DType::kBF16;
+  int layers = 0;
+  int latent_dim = 0, rope_dim = 0;  // MLA
+  int kv_heads = 0, head_dim = 0;    // GQA
+
+  i64 token_elements() const {
+    return kind == Kind::kMla ? i64{latent_dim} + rope_dim : i64{2} * kv_heads * head_dim;
+  }
+  i64 token_bytes() const { return token_elements() * size_of(dtype); }        // one layer
+  i64 block_bytes() const { return kKvBlockTokens * token_bytes() * layers; }  // all layers
+};
+
+}  // namespace trireme
