@@ -28,6 +28,7 @@ u8 float_to_f8e4m3(float f) {
   const u8 sign = std::signbit(f) ? 0x80 : 0;
   if (std::isnan(f)) return static_cast<u8>(sign | 0x7f);
   const float a = std::fabs(f);
+  if (a == 0) return sign;
   if (a >= 448.0f) return static_cast<u8>(sign | 0x7e);
   int exponent = 0;
   std::frexp(a, &exponent);                     // a = m * 2^exponent, m in [0.5, 1)
