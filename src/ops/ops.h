@@ -189,7 +189,8 @@ struct MoeCombineArgs {
   In<i32> row_of;    // [tokens, top_k]
   In<float> weight;  // [tokens, top_k]
   int top_k = 1;
-  View out;  // [tokens, hidden] act; out += the weighted sum, in the order of the choices
+  bool accumulate = false;  // out += the weighted sum, else out = it; summed in the order of the choices
+  View out;                 // [tokens, hidden] act
 };
 
 struct GatherRowsArgs {
@@ -270,6 +271,8 @@ class Backend {
   virtual DType act() const = 0;       // of activations
   virtual DType kv_dtype() const = 0;  // of the cache when the user does not choose
   virtual bool batch_invariant() const = 0;
+  // Type of a weight that the loader has to take out of its stored form (to transpose or to slice it).
+  virtual DType dequantised() const { return kv_dtype(); }
 };
 
 }  // namespace trireme

@@ -1,0 +1,36 @@
+// Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434), in its two equal forms.
+//
+// *Expanded* (prompt tokens): the cached latents of the whole context go through kv_b_proj, then ordinary
+// attention. Fewest operations per query when there are many queries.
+// *Absorbed* (generated tokens): W_UK moves to the query and W_UV to the output, and attention runs on the
+// latents themselves. Fewest bytes per query.
+//
+// The two round differently. Which one computes a token depends only on whether the token is part of the
+// prompt, never on the batch, so that a request gives the same bits however it was scheduled.
+#pragma once
+#include "layers/linear.h"
+
+namespace trireme::layers {
+
+struct Mla {
+  int heads = 0;
+  i64 nope = 128, rope = 64, v = 128, latent = 512;
+  float eps = 1e-6f, scale = 1;
+  bool interleaved = true;
+  bool low_rank_q = true;
+  LinearWeight q_a, q_b;                 // q_a unused without a low-rank step: q_b is then q_proj
+  ConstView q_a_norm;                    // [q_lora_rank]
+  LinearWeight kv_a;                     // [latent + rope, hidden]
+  ConstView kv_a_norm;                   // [latent]
+  LinearWeight kv_b;                     // [heads (nope + v), latent]
+  std::vector<LinearWeight> w_uk, w_uv;  // [heads] of [latent, nope] and [v, latent]
+  LinearWeight o;                        // [hidden, heads v]
+  ConstView cos_sin;                     // [positions, rope] float32
+  bool absorb_all = false;               // every token in the absorbed form
+};
+
+// x [tokens, hidden] act, after the norm; writes this step's latents into the cache first.
+Result<View> mla(const Context& c, const Mla& w, const Batch& batch, const KvCacheLayer& cache,
+                 const ConstView& x);
+
+}  // namespace trireme::layers

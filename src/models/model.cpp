@@ -1,0 +1,52 @@
+#include "models/model.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "layers/linear.h"
+#include "models/decoder.h"
+#include "models/deepseek_v3.h"
+
+namespace trireme::models {
+
+KvLayout Model::kv_layout(DType dtype) const {
+  KvLayout l{.kind = KvLayout::Kind::kGqa, .dtype = dtype, .layers = static_cast<int>(config_.layers)};
+  if (config_.architecture == Architecture::kDeepseekV3) {
+    l.kind = KvLayout::Kind::kMla;
+    l.latent_dim = static_cast<int>(config_.mla.kv_lora_rank);
+    l.rope_dim = static_cast<int>(config_.mla.qk_rope_head_dim);
+  } else {
+    l.kv_heads = static_cast<int>(config_.kv_heads);
+    l.head_dim = static_cast<int>(config_.head_dim);
+  }
+  return l;
+}
+
+Result<View> Model::head(const layers::Context& c, const layers::Batch& batch, const View& x,
+                         const ConstView& norm, const LinearWeight& weight) const {
+  ASSIGN(View picked, c.take({static_cast<i64>(batch.sample_rows.size()), config_.hidden_size}));
+  TRY(c.ops.gather_rows({.x = x, .rows = batch.sample_rows, .out = picked}, c.stream));
+  ASSIGN(View normed, layers::rms_norm(c, picked, norm, static_cast<float>(config_.rms_norm_eps)));
+  return layers::linear_f32(c, normed, weight);
+}
+
+i64 Model::bytes_per_step(i64 tokens) const {
+  double share = 1;
+  if (config_.moe.experts > 0) {
+    // Expected share of experts that at least one of `tokens` tokens chooses, if choices were uniform.
+    const double missed =
+        1.0 - static_cast<double>(config_.moe.top_k) / static_cast<double>(config_.moe.experts);
+    share = 1.0 - std::pow(missed, static_cast<double>(tokens));
+  }
+  const auto experts = static_cast<double>(expert_bytes_);
+  return weight_bytes_ - embedding_bytes_ - static_cast<i64>(experts * (1.0 - share));
+}
+
+Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, WeightSource& source, Backend& backend,
+                                          const ModelOptions& options, Loader::Progress progress) {
+  Loader loader(source, backend, std::move(progress));
+  if (config.architecture == Architecture::kDeepseekV3) return DeepseekV3::load(config, loader, options);
+  return Decoder::load(config, loader, options);
+}
+
+}  // namespace trireme::models

@@ -1,0 +1,79 @@
+// Where a model's weights come from: a checkpoint, or random numbers of the right shapes.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "formats/safetensors.h"
+#include "models/config.h"
+#include "ops/ops.h"
+
+namespace trireme::models {
+
+// A tensor as stored, and what keeps it alive.
+struct RawTensor {
+  ConstView view;
+  std::shared_ptr<const void> owner;
+};
+
+// Gives stored tensors by Hugging Face name.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  // kNotFound by name; kInvalidArgument when the shape is not the expected one.
+  virtual Result<RawTensor> tensor(const std::string& name, Shape shape) = 0;
+  // A matrix that a quantised checkpoint may store as FP8 codes; then its block scales are filled in.
+  virtual Result<RawTensor> matrix(const std::string& name, i64 n, i64 k, RawTensor& scale) = 0;
+  virtual bool has(const std::string& name) const = 0;
+  virtual i64 total_bytes() const = 0;  // of all tensors, for progress
+};
+
+std::unique_ptr<WeightSource> checkpoint_source(formats::Checkpoint checkpoint, const ModelConfig& config);
+// --load-format dummy: the same numbers on every run.
+std::unique_ptr<WeightSource> dummy_source(const ModelConfig& config);
+
+// Turns stored tensors into what the ops read. Takes from the source, prepares on the backend, counts bytes.
+class Loader {
+ public:
+  using Progress = std::function<void(i64 done_bytes, i64 total_bytes)>;
+  Loader(WeightSource& source, Backend& backend, Progress progress)
+      : source_(source), backend_(backend), progress_(std::move(progress)) {}
+
+  // A matrix as it is stored.
+  Result<LinearWeight> linear(const std::string& name, i64 n, i64 k, bool bias = false);
+  // Several matrices over the same input, stacked: gate and up.
+  Result<LinearWeight> stacked(const std::vector<std::string>& names, i64 n_each, i64 k);
+  // In float32 whatever it was stored as (routers).
+  Result<LinearWeight> linear_f32(const std::string& name, i64 n, i64 k);
+  // Rows of a stored matrix, or their transpose, one LinearWeight a head: MLA's absorbed matrices.
+  // Head h covers rows [h * stride + begin, + n) of the [rows, k] matrix.
+  Result<std::vector<LinearWeight>> heads(const std::string& name, i64 rows, i64 k, int heads, i64 stride,
+                                          i64 begin, i64 n, bool transpose);
+  // A norm weight or router bias, float32 on the device.
+  Result<ConstView> vector_f32(const std::string& name, i64 n);
+  // The embedding table as stored (float32 or BF16).
+  Result<ConstView> table(const std::string& name, i64 rows, i64 cols);
+  // A table of our own making, moved to the device.
+  Result<ConstView> upload_f32(const std::vector<float>& values, Shape shape);
+
+  bool has(const std::string& name) const { return source_.has(name); }
+  i64 weight_bytes() const { return weight_bytes_; }
+  // Memory that the loaded views lie in; the model keeps it.
+  std::vector<Buffer> take_buffers() { return std::move(buffers_); }
+
+ private:
+  Result<LinearWeight> prepare(LinearWeight w, i64 read_bytes);
+  Result<Buffer> floats(const std::string& name, i64 n, i64 k);  // a matrix on the host as float32
+  Result<Buffer> host(i64 bytes);
+  LinearWeight dense(const float* values, i64 n, i64 k, Buffer& storage, DType type);
+
+  WeightSource& source_;
+  Backend& backend_;
+  Progress progress_;
+  std::vector<Buffer> buffers_;
+  i64 weight_bytes_ = 0, done_bytes_ = 0;
+};
+
+}  // namespace trireme::models

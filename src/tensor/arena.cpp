@@ -1,0 +1,42 @@
+#include "tensor/arena.h"
+
+#include <algorithm>
+
+namespace trireme {
+namespace {
+constexpr i64 kSmallestChunk = 4 << 20;
+}
+
+Result<View> Arena::take(DType dtype, Shape shape) {
+  const i64 bytes = round_up(std::max<i64>(shape.elements() * size_of(dtype), 1), 64);
+  while (chunk_ < chunks_.size() && used_ + bytes > chunks_[chunk_].bytes()) {
+    ++chunk_;
+    used_ = 0;
+  }
+  if (chunk_ == chunks_.size()) {
+    ASSIGN(auto chunk, device_.allocate(std::max({bytes, kSmallestChunk, reserved_bytes()})));
+    chunks_.push_back(std::move(chunk));
+    used_ = 0;
+  }
+  char* at = static_cast<char*>(chunks_[chunk_].data()) + used_;
+  used_ += bytes;
+  return View(at, dtype, shape);
+}
+
+void Arena::reset() {
+  if (chunks_.size() > 1) {
+    const i64 all = reserved_bytes();
+    chunks_.clear();
+    if (auto one = device_.allocate(all)) chunks_.push_back(std::move(*one));
+  }
+  chunk_ = 0;
+  used_ = 0;
+}
+
+i64 Arena::reserved_bytes() const {
+  i64 n = 0;
+  for (const auto& c : chunks_) n += c.bytes();
+  return n;
+}
+
+}  // namespace trireme
