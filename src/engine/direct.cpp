@@ -1,0 +1,92 @@
+#include "engine/direct.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace trireme::engine {
+
+DirectRunner::DirectRunner(const Runtime& runtime, i64 max_tokens, int sequences)
+    : runtime_(runtime),
+      max_tokens_(max_tokens),
+      blocks_each_(ceil_div(max_tokens, kKvBlockTokens)),
+      length_(static_cast<std::size_t>(sequences)) {
+  tables_.resize(static_cast<std::size_t>(blocks_each_ * sequences));
+  std::iota(tables_.begin(), tables_.end(), 0);
+}
+
+Result<std::unique_ptr<DirectRunner>> DirectRunner::create(const Runtime& runtime, i64 max_tokens,
+                                                           int sequences) {
+  CHECK(max_tokens > 0 && sequences > 0);
+  std::unique_ptr<DirectRunner> d(new DirectRunner(runtime, max_tokens, sequences));
+  ASSIGN(d->cache_, KvCache::create(runtime.model->kv_layout(runtime.kv_dtype), d->blocks_each_ * sequences,
+                                    runtime.backend->device()));
+  d->runner_ = std::make_unique<StepRunner>(*runtime.model, *runtime.backend, d->cache_.layers());
+  return d;
+}
+
+Result<std::vector<float>> DirectRunner::to_host(const View& row) {
+  std::vector<float> out(static_cast<std::size_t>(row.shape.elements()));
+  TRY(runtime_.backend->device().copy_out(out.data(), row.data, row.bytes(), runner_->stream()));
+  TRY(runner_->stream().synchronize());
+  return out;
+}
+
+Result<std::vector<float>> DirectRunner::prefill(std::span<const i32> tokens, i64 chunk, const EachRow& each,
+                                                 int s) {
+  auto& length = length_[static_cast<std::size_t>(s)];
+  const i64 n = static_cast<i64>(tokens.size()), vocab = runtime_.config.vocab_size;
+  if (n == 0) return invalid("no tokens to compute");
+  if (length + n > max_tokens_)
+    return invalid("{} tokens are more than the {} that there is room for", length + n, max_tokens_);
+  std::vector<float> last;
+  for (i64 at = 0; at < n; at += chunk) {
+    const i64 count = std::min(chunk, n - at);
+    const bool final = at + count == n;
+    Slice slice{.tokens = tokens.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(count)),
+                .start = length,
+                .blocks = table(s)};
+    slice.logits = each ? Slice::Logits::kAll : final ? Slice::Logits::kLast : Slice::Logits::kNone;
+    ASSIGN(auto out, runner_->run({&slice, 1}));
+    if (each) {
+      ASSIGN(auto rows, to_host(out.logits));
+      for (i64 r = 0; r < count; ++r)
+        each(length + r, {rows.data() + r * vocab, static_cast<std::size_t>(vocab)});
+      if (final) last.assign(rows.end() - vocab, rows.end());
+    } else if (final) {
+      ASSIGN(last, to_host(out.logits));
+    }
+    length += count;
+  }
+  return last;
+}
+
+Result<View> DirectRunner::decode(std::span<const i32> tokens) {
+  CHECK(tokens.size() <= length_.size());
+  std::vector<Slice> slices(tokens.size());
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (length_[i] + 1 > max_tokens_) return invalid("sequence {} is full at {} tokens", i, max_tokens_);
+    slices[i] = {.tokens = tokens.subspan(i, 1),
+                 .start = length_[i],
+                 .blocks = table(static_cast<int>(i)),
+                 .generated = true,
+                 .logits = Slice::Logits::kLast};
+  }
+  ASSIGN(auto out, runner_->run(slices));
+  for (std::size_t i = 0; i < tokens.size(); ++i) ++length_[i];
+  return out.logits;
+}
+
+Result<std::vector<float>> DirectRunner::decode_one(i32 token, int s) {
+  auto& length = length_[static_cast<std::size_t>(s)];
+  if (length + 1 > max_tokens_) return invalid("the sequence is full at {} tokens", max_tokens_);
+  const Slice slice{.tokens = {&token, 1},
+                    .start = length,
+                    .blocks = table(s),
+                    .generated = true,
+                    .logits = Slice::Logits::kLast};
+  ASSIGN(auto out, runner_->run({&slice, 1}));
+  ++length;
+  return to_host(out.logits);
+}
+
+}  // namespace trireme::engine

@@ -1,0 +1,64 @@
+#include "engine/runtime.h"
+
+#include "backends/cpu/cpu_backend.h"
+#include "base/clock.h"
+#include "base/log.h"
+
+namespace trireme::engine {
+
+Result<std::unique_ptr<Backend>> make_backend(const RuntimeOptions& options) {
+  if (options.device == "cuda") {
+    return fail(ErrorCode::kUnsupported,
+                "--device cuda: this program was built without CUDA; use --device cpu");
+  }
+  if (options.device != "auto" && options.device != "cpu") {
+    return invalid("--device {}: there are auto and cpu", options.device);
+  }
+  if (options.threads < 0 || options.threads > 1024)
+    return invalid("--threads {}: must be 0 (one a core) to 1024", options.threads);
+  if (options.oracle) return cpu::make_oracle_backend();
+  return cpu::make_cpu_backend(
+      {.threads = options.threads, .deterministic = options.deterministic, .isa = {}});
+}
+
+Result<Runtime> load_runtime(const RuntimeOptions& options) {
+  const Time begin = SteadyClock().now();
+  Runtime r;
+  std::unique_ptr<models::WeightSource> source;
+  if (options.dummy) {
+    const std::string& from = options.model_config.empty() ? options.model : options.model_config;
+    ASSIGN(r.config, models::load_config(from));
+    source = models::dummy_source(r.config);
+  } else {
+    if (options.model.empty()) return invalid("no model given: pass --model DIR");
+    ASSIGN(r.config, models::load_config(options.model));
+    ASSIGN(auto checkpoint, formats::Checkpoint::open(options.model));
+    source = models::checkpoint_source(std::move(checkpoint), r.config);
+  }
+  if (options.max_model_len < 0)
+    return invalid("--max-model-len {}: must be positive", options.max_model_len);
+  if (options.max_model_len > r.config.max_position_embeddings) {
+    return invalid("--max-model-len {} is more than the model's {} positions", options.max_model_len,
+                   r.config.max_position_embeddings);
+  }
+  r.max_model_len = options.max_model_len > 0 ? options.max_model_len : r.config.max_position_embeddings;
+  ASSIGN(r.backend, make_backend(options));
+  r.kv_dtype = options.kv_dtype.value_or(r.backend->kv_dtype());
+  const models::ModelOptions model_options{.absorb_all = options.deterministic,
+                                           .max_positions = r.max_model_len};
+  ASSIGN(r.model, models::load_model(r.config, *source, *r.backend, model_options, options.progress));
+  r.load_seconds = seconds(SteadyClock().now() - begin);
+  return r;
+}
+
+Result<std::optional<DType>> parse_kv_dtype(const std::string& name) {
+  if (name == "auto") return std::optional<DType>{};
+  if (name == "bfloat16" || name == "bf16") return std::optional{DType::kBF16};
+  if (name == "float32" || name == "fp32") return std::optional{DType::kF32};
+  if (name.starts_with("fp8"))
+    return fail(ErrorCode::kUnsupported, "--kv-cache-dtype {}: this build keeps KV in bfloat16 or float32",
+                name);
+  return invalid("--kv-cache-dtype {}: use auto, bfloat16 or float32", name);
+}
+
+}  // namespace trireme::engine

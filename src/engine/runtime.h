@@ -1,0 +1,41 @@
+// A loaded model on a device: what the engine, the scorer and the benches stand on.
+#pragma once
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "models/model.h"
+#include "ops/ops.h"
+
+namespace trireme::engine {
+
+struct RuntimeOptions {
+  std::string model;         // folder of a checkpoint
+  std::string model_config;  // with dummy weights: a bare config.json (or its folder) instead
+  bool dummy = false;        // --load-format dummy
+  std::string device = "auto";
+  bool oracle = false;
+  int threads = 0;  // 0: one a core
+  bool deterministic = false;
+  i64 max_model_len = 0;          // 0: what config.json says
+  std::optional<DType> kv_dtype;  // default: the backend's
+  models::Loader::Progress progress;
+};
+
+struct Runtime {
+  models::ModelConfig config;
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<models::Model> model;
+  DType kv_dtype = DType::kBF16;
+  i64 max_model_len = 0;
+  double load_seconds = 0;
+};
+
+// Picks the backend that the options ask for. kUnsupported says which devices this build has.
+Result<std::unique_ptr<Backend>> make_backend(const RuntimeOptions& options);
+Result<Runtime> load_runtime(const RuntimeOptions& options);
+
+// "auto", "bfloat16", "float32" (and the short forms that SGLang and vLLM take).
+Result<std::optional<DType>> parse_kv_dtype(const std::string& name);
+
+}  // namespace trireme::engine

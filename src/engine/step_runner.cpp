@@ -1,0 +1,148 @@
+#include "engine/step_runner.h"
+
+#include <algorithm>
+
+namespace trireme::engine {
+namespace {
+
+// Where one index array lies within the step's single host array.
+struct Part {
+  std::size_t begin = 0, size = 0;
+};
+
+struct SeqParts {
+  Part q_start, context_len, block_table;
+};
+
+}  // namespace
+
+StepRunner::StepRunner(const models::Model& model, Backend& backend, std::span<const KvCacheLayer> cache)
+    : model_(model),
+      backend_(backend),
+      cache_(cache),
+      stream_(backend.device().make_stream()),
+      arena_(backend.device()) {}
+
+Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
+  arena_.reset();
+  host_.clear();
+  Output out;
+  out.first_row.assign(slices.size(), -1);
+
+  std::vector<std::size_t> order(slices.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+  const auto middle =
+      std::stable_partition(order.begin(), order.end(), [&](std::size_t i) { return slices[i].generated; });
+  const auto generated = static_cast<std::size_t>(middle - order.begin());
+
+  std::size_t max_blocks = 1;
+  for (const auto& s : slices) {
+    CHECK(!s.tokens.empty());
+    const auto needed =
+        static_cast<std::size_t>(ceil_div(s.start + static_cast<i64>(s.tokens.size()), kKvBlockTokens));
+    CHECK(s.blocks.size() >= needed, "a slice up to position {} has {} blocks",
+          s.start + static_cast<i64>(s.tokens.size()), s.blocks.size());
+    max_blocks = std::max(max_blocks, needed);
+  }
+
+  const auto part = [&](auto&& fill) {
+    Part p{host_.size(), 0};
+    fill();
+    p.size = host_.size() - p.begin;
+    return p;
+  };
+  const auto each_token = [&](auto&& f) {
+    for (const auto i : order) {
+      for (std::size_t t = 0; t < slices[i].tokens.size(); ++t) f(slices[i], t);
+    }
+  };
+  const Part tokens =
+      part([&] { each_token([&](const Slice& s, std::size_t t) { host_.push_back(s.tokens[t]); }); });
+  const Part positions = part([&] {
+    each_token([&](const Slice& s, std::size_t t) {
+      host_.push_back(static_cast<i32>(s.start + static_cast<i64>(t)));
+    });
+  });
+  const Part slots = part([&] {
+    each_token([&](const Slice& s, std::size_t t) {
+      const i64 position = s.start + static_cast<i64>(t);
+      const i64 block = s.blocks[static_cast<std::size_t>(position / kKvBlockTokens)];
+      host_.push_back(static_cast<i32>(block * kKvBlockTokens + position % kKvBlockTokens));
+    });
+  });
+  const auto sequences = [&](std::size_t begin, std::size_t end) {
+    SeqParts p;
+    p.q_start = part([&] {
+      i32 row = 0;
+      host_.push_back(row);
+      for (std::size_t i = begin; i < end; ++i)
+        host_.push_back(row += static_cast<i32>(slices[order[i]].tokens.size()));
+    });
+    p.context_len = part([&] {
+      for (std::size_t i = begin; i < end; ++i)
+        host_.push_back(
+            static_cast<i32>(slices[order[i]].start + static_cast<i64>(slices[order[i]].tokens.size())));
+    });
+    p.block_table = part([&] {
+      for (std::size_t i = begin; i < end; ++i) {
+        const auto& blocks = slices[order[i]].blocks;
+        for (std::size_t b = 0; b < max_blocks; ++b) host_.push_back(b < blocks.size() ? blocks[b] : 0);
+      }
+    });
+    return p;
+  };
+  const SeqParts all = sequences(0, order.size());
+  const SeqParts generated_parts = sequences(0, generated), prompt_parts = sequences(generated, order.size());
+  layers::Batch batch;
+  const Part k_start = part([&] {
+    i32 row = 0;
+    host_.push_back(row);
+    for (std::size_t i = generated; i < order.size(); ++i)
+      host_.push_back(
+          row += static_cast<i32>(slices[order[i]].start + static_cast<i64>(slices[order[i]].tokens.size())));
+    batch.prompt_context = row;
+  });
+  const Part sample_rows = part([&] {
+    i64 row = 0, wanted = 0;
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      const auto& s = slices[order[i]];
+      const i64 n = static_cast<i64>(s.tokens.size());
+      if (s.logits != Slice::Logits::kNone) {
+        out.first_row[order[i]] = wanted;
+        for (i64 r = s.logits == Slice::Logits::kAll ? row : row + n - 1; r < row + n; ++r, ++wanted)
+          host_.push_back(static_cast<i32>(r));
+      }
+      row += n;
+      if (i + 1 == generated) batch.generated_rows = row;
+    }
+  });
+
+  ASSIGN(View device_view, arena_.take(DType::kI32, {static_cast<i64>(host_.size())}));
+  TRY(backend_.device().copy_in(device_view.mutable_data(), host_.data(), static_cast<i64>(host_.size()) * 4,
+                                *stream_));
+  const i32* device = device_view.as<i32>();
+  const auto on_device = [&](const Part& p) { return In<i32>{device + p.begin, p.size}; };
+  const auto batch_of = [&](const SeqParts& p) {
+    return SeqBatch{on_device(p.q_start), on_device(p.context_len), on_device(p.block_table),
+                    static_cast<i64>(max_blocks)};
+  };
+  batch.tokens = on_device(tokens);
+  batch.positions = on_device(positions);
+  batch.slots = on_device(slots);
+  batch.all = batch_of(all);
+  batch.generated = batch_of(generated_parts);
+  batch.prompt = batch_of(prompt_parts);
+  batch.prompt_k_start = on_device(k_start);
+  batch.sample_rows = on_device(sample_rows);
+
+  const layers::Context context{backend_.ops(), *stream_, arena_, backend_.act()};
+  ASSIGN(out.logits, model_.forward(context, batch, cache_));
+  return out;
+}
+
+Status StepRunner::copy_blocks(std::span<const CopyBlock> copies) {
+  if (copies.empty()) return {};
+  return backend_.ops().kv_copy({.copies = copies, .layers = cache_}, *stream_);
+}
+
+}  // namespace trireme::engine
