@@ -1,0 +1,39 @@
+// The engine of one group: scheduler, executor and the two threads that join them.
+//
+// The engine thread owns the scheduler: it takes requests in, plans, commits and hands events out. The
+// executor thread owns the device: it carries out plans in order. The engine plans step n+1 while step n
+// runs.
+#pragma once
+#include <memory>
+#include <string>
+
+#include "engine/runtime.h"
+#include "sched/options.h"
+#include "trireme/engine.h"
+
+namespace trireme::engine {
+
+struct EngineOptions {
+  RuntimeOptions runtime;
+  std::string served_model_name;  // default: the folder's name
+  int max_num_seqs = 256;
+  int max_num_batched_tokens = 2048;
+  int chunked_prefill_size = 0;  // most prompt tokens of one request in a step; 0: max_num_batched_tokens
+  int max_queued_requests = 4096;
+  double max_queue_time_s = 0;  // 0: for ever
+  sched::SchedulePolicy policy = sched::SchedulePolicy::kFair;
+  bool prefix_caching = true;
+  i64 kv_cache_bytes =
+      0;              // memory for KV; 0: what max_num_seqs full contexts need, at most a quarter of memory
+  i64 kv_blocks = 0;  // exact number of blocks instead
+};
+
+// Loads the model and starts the threads. Errors say what to change.
+Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options);
+// The same over a model that is loaded already (tests).
+Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options, Runtime runtime);
+
+// How many KV blocks these options give.
+Result<i64> kv_blocks_for(const EngineOptions& options, const Runtime& runtime);
+
+}  // namespace trireme::engine
