@@ -2,7 +2,7 @@
 
 #include "backends/cpu/cpu_backend.h"
 #include "base/clock.h"
-#include "base/log.h"
+#include "models/geometry.h"
 
 namespace trireme::engine {
 
@@ -21,17 +21,34 @@ Result<std::unique_ptr<Backend>> make_backend(const RuntimeOptions& options) {
       {.threads = options.threads, .deterministic = options.deterministic, .isa = {}});
 }
 
+Result<models::ModelConfig> config_of(const RuntimeOptions& options) {
+  const int given = !options.model.empty() + !options.model_config.empty() + !options.geometry.empty();
+  if (given == 0) return invalid("no model given: pass --model DIR");
+  if (!options.dummy) {
+    if (options.model.empty())
+      return invalid(
+          "--model-config and --geometry have no weights: add --load-format dummy, or pass --model DIR");
+    return models::load_config(options.model);
+  }
+  Json json;
+  if (!options.geometry.empty()) {
+    ASSIGN(json, models::geometry(options.geometry));
+  } else {
+    const std::string& path = options.model_config.empty() ? options.model : options.model_config;
+    ASSIGN(json, read_json_file(path.ends_with(".json") ? path : path + "/config.json"));
+  }
+  if (options.layers > 0 && json.is_object()) json["num_hidden_layers"] = options.layers;
+  return models::parse_config(json, options.geometry.empty() ? "config.json" : options.geometry);
+}
+
 Result<Runtime> load_runtime(const RuntimeOptions& options) {
   const Time begin = SteadyClock().now();
   Runtime r;
+  ASSIGN(r.config, config_of(options));
   std::unique_ptr<models::WeightSource> source;
   if (options.dummy) {
-    const std::string& from = options.model_config.empty() ? options.model : options.model_config;
-    ASSIGN(r.config, models::load_config(from));
     source = models::dummy_source(r.config);
   } else {
-    if (options.model.empty()) return invalid("no model given: pass --model DIR");
-    ASSIGN(r.config, models::load_config(options.model));
     ASSIGN(auto checkpoint, formats::Checkpoint::open(options.model));
     source = models::checkpoint_source(std::move(checkpoint), r.config);
   }

@@ -13,6 +13,8 @@ struct RuntimeOptions {
   std::string model;         // folder of a checkpoint
   std::string model_config;  // with dummy weights: a bare config.json (or its folder) instead
   bool dummy = false;        // --load-format dummy
+  std::string geometry;      // with dummy weights: a well-known model by name (models/geometry.h)
+  i64 layers = 0;            // with dummy weights: fewer layers than the config says; 0: as it says
   std::string device = "auto";
   bool oracle = false;
   int threads = 0;  // 0: one a core
@@ -31,6 +33,8 @@ struct Runtime {
   double load_seconds = 0;
 };
 
+// The config that the options name, checked.
+Result<models::ModelConfig> config_of(const RuntimeOptions& options);
 // Picks the backend that the options ask for. kUnsupported says which devices this build has.
 Result<std::unique_ptr<Backend>> make_backend(const RuntimeOptions& options);
 Result<Runtime> load_runtime(const RuntimeOptions& options);

@@ -1,0 +1,103 @@
+#include "cli/model_flags.h"
+
+#include <fmt/ranges.h>
+
+#include <charconv>
+
+#include "cli/progress.h"
+#include "models/geometry.h"
+
+namespace trireme::cli {
+
+void ModelFlags::add(CLI::App& app) {
+  auto& o = options;
+  app.add_option("--model,--model-path", o.model, "Folder of a Hugging Face checkpoint");
+  app.add_option("--device", o.device, "cpu, cuda or auto (the best present)")->capture_default_str();
+  app.add_flag("--oracle", o.oracle, "The readable float32 reference instead of the fast path (slow)");
+  app.add_option("--threads", o.threads, "CPU threads for the model; 0: one a core")->capture_default_str();
+  app.add_flag("--deterministic,--enable-deterministic-inference", o.deterministic,
+               "The same request gives the same bytes whatever batch, chunking or cache hit it meets");
+  app.add_option("--max-model-len,--context-length", o.max_model_len,
+                 "Prompt and answer together; 0: what the model allows");
+  app.add_option("--kv-cache-dtype", kv_cache_dtype, "auto, bfloat16 or float32")->capture_default_str();
+  app.add_option("--load-format", load_format, "auto, or dummy for random weights of the right shape")
+      ->capture_default_str();
+  app.add_option("--model-config", o.model_config, "With --load-format dummy: a bare config.json");
+  app.add_option(
+      "--geometry", o.geometry,
+      fmt::format("With --load-format dummy: one of {}", fmt::join(models::geometry_names(), ", ")));
+  app.add_option("--num-layers", o.layers, "With --load-format dummy: fewer layers than the config says");
+}
+
+Result<engine::RuntimeOptions> ModelFlags::resolve() const {
+  engine::RuntimeOptions out = options;
+  if (load_format != "auto" && load_format != "dummy" && load_format != "safetensors") {
+    return invalid("--load-format {}: use auto, safetensors or dummy", load_format);
+  }
+  out.dummy = load_format == "dummy";
+  if (out.layers < 0) return invalid("--num-layers {}: must be at least 1", out.layers);
+  ASSIGN(out.kv_dtype, engine::parse_kv_dtype(kv_cache_dtype));
+  out.progress = progress_bar("loading");
+  return out;
+}
+
+void EngineFlags::add(CLI::App& app) {
+  auto& o = options;
+  app.add_option("--max-num-seqs,--max-running-requests", o.max_num_seqs, "Requests computed at once")
+      ->capture_default_str();
+  app.add_option("--max-num-batched-tokens", o.max_num_batched_tokens,
+                 "Tokens of one step, prompts and answers together")
+      ->capture_default_str();
+  app.add_option("--chunked-prefill-size", o.chunked_prefill_size,
+                 "Most prompt tokens of one request in a step; 0: the step's own limit")
+      ->capture_default_str();
+  app.add_option("--max-queued-requests", o.max_queued_requests,
+                 "Requests that may wait; one more is answered 429")
+      ->capture_default_str();
+  app.add_option("--max-queue-time", o.max_queue_time_s,
+                 "Seconds that a request may wait for its first step; 0: no limit")
+      ->capture_default_str();
+  app.add_option("--schedule-policy,--scheduling-policy", policy, "fair (between API keys), priority or fcfs")
+      ->capture_default_str();
+  app.add_flag("--disable-radix-cache,--no-enable-prefix-caching", no_prefix_caching,
+               "Share no KV between requests");
+  app.add_option("--kv-cache-memory-bytes", kv_memory,
+                 "Memory for KV, as in 4G; default: what full contexts need, at most a quarter of memory");
+  app.add_option("--num-kv-blocks,--num-gpu-blocks-override", o.kv_blocks,
+                 "Exact number of 64-token KV blocks instead");
+}
+
+Result<engine::EngineOptions> EngineFlags::resolve(const engine::RuntimeOptions& runtime) const {
+  engine::EngineOptions out = options;
+  out.runtime = runtime;
+  ASSIGN(out.policy, sched::parse_schedule_policy(policy));
+  out.prefix_caching = !no_prefix_caching;
+  if (!kv_memory.empty()) {
+    ASSIGN(out.kv_cache_bytes, parse_bytes("--kv-cache-memory-bytes", kv_memory));
+  }
+  if (out.kv_blocks < 0) return invalid("--num-kv-blocks {}: must be at least 1", out.kv_blocks);
+  return out;
+}
+
+Result<i64> parse_bytes(const std::string& flag, const std::string& text) {
+  i64 value = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value);
+  std::string unit(rest, end);
+  if (unit.ends_with("iB"))
+    unit.resize(unit.size() - 2);
+  else if (unit.ends_with("B"))
+    unit.resize(unit.size() - 1);
+  const int shift = unit.empty()  ? 0
+                    : unit == "K" ? 10
+                    : unit == "M" ? 20
+                    : unit == "G" ? 30
+                    : unit == "T" ? 40
+                                  : -1;
+  if (error != std::errc() || shift < 0 || value <= 0 || value > (i64{1} << (62 - shift))) {
+    return invalid("{} {}: give a size such as 512M or 4G", flag, text);
+  }
+  return value << shift;
+}
+
+}  // namespace trireme::cli
