@@ -328,13 +328,10 @@ std::string base_name(const std::string& path) {
 
 }  // namespace
 
-Result<i64> kv_blocks_for(const EngineOptions& options, const Runtime& runtime) {
-  const KvLayout layout = runtime.model->kv_layout(runtime.kv_dtype);
-  const i64 per_sequence = ceil_div(runtime.max_model_len, kKvBlockTokens);
+Result<i64> kv_blocks_for(const EngineOptions& options, const KvLayout& layout, i64 max_model_len, i64 memory_bytes) {
   if (options.kv_blocks > 0) return options.kv_blocks;
-  const i64 wanted = per_sequence * options.max_num_seqs;
-  const i64 bytes =
-      options.kv_cache_bytes > 0 ? options.kv_cache_bytes : runtime.backend->device().chip().memory_bytes / 4;
+  const i64 wanted = ceil_div(max_model_len, kKvBlockTokens) * options.max_num_seqs;
+  const i64 bytes = options.kv_cache_bytes > 0 ? options.kv_cache_bytes : memory_bytes / 4;
   const i64 blocks = std::min(wanted, bytes / layout.block_bytes());
   if (blocks < 1) {
     return invalid("{} bytes of KV cache are less than one block of {} bytes; raise --kv-cache-memory-bytes",
@@ -344,7 +341,8 @@ Result<i64> kv_blocks_for(const EngineOptions& options, const Runtime& runtime) 
 }
 
 Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options, Runtime runtime) {
-  ASSIGN(const i64 blocks, kv_blocks_for(options, runtime));
+  const KvLayout layout = runtime.model->kv_layout(runtime.kv_dtype);
+  ASSIGN(const i64 blocks, kv_blocks_for(options, layout, runtime.max_model_len, runtime.backend->device().chip().memory_bytes));
   sched::SchedOptions s;
   s.num_blocks = static_cast<i32>(blocks);
   s.block_tokens = static_cast<i32>(kKvBlockTokens);
@@ -375,7 +373,7 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options, Runtim
   info.eos_ids = runtime.config.eos_token_ids;
 
   ASSIGN(auto cache,
-         KvCache::create(runtime.model->kv_layout(runtime.kv_dtype), blocks, runtime.backend->device()));
+         KvCache::create(layout, blocks, runtime.backend->device()));
   spdlog::info("KV cache: {} blocks of 64 tokens, {:.1f} MiB", blocks,
                static_cast<double>(cache.bytes()) / (1 << 20));
   return std::make_unique<EngineImpl>(std::move(runtime), std::move(info), s, std::move(cache));

@@ -33,7 +33,7 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options);
 // The same over a model that is loaded already (tests).
 Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options, Runtime runtime);
 
-// How many KV blocks these options give.
-Result<i64> kv_blocks_for(const EngineOptions& options, const Runtime& runtime);
+// How many KV blocks these options give on a device with so much memory.
+Result<i64> kv_blocks_for(const EngineOptions& options, const KvLayout& layout, i64 max_model_len, i64 memory_bytes);
 
 }  // namespace trireme::engine

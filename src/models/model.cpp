@@ -9,15 +9,15 @@
 
 namespace trireme::models {
 
-KvLayout Model::kv_layout(DType dtype) const {
-  KvLayout l{.kind = KvLayout::Kind::kGqa, .dtype = dtype, .layers = static_cast<int>(config_.layers)};
-  if (config_.architecture == Architecture::kDeepseekV3) {
+KvLayout kv_layout(const ModelConfig& config, DType dtype) {
+  KvLayout l{.kind = KvLayout::Kind::kGqa, .dtype = dtype, .layers = static_cast<int>(config.layers)};
+  if (config.architecture == Architecture::kDeepseekV3) {
     l.kind = KvLayout::Kind::kMla;
-    l.latent_dim = static_cast<int>(config_.mla.kv_lora_rank);
-    l.rope_dim = static_cast<int>(config_.mla.qk_rope_head_dim);
+    l.latent_dim = static_cast<int>(config.mla.kv_lora_rank);
+    l.rope_dim = static_cast<int>(config.mla.qk_rope_head_dim);
   } else {
-    l.kv_heads = static_cast<int>(config_.kv_heads);
-    l.head_dim = static_cast<int>(config_.head_dim);
+    l.kv_heads = static_cast<int>(config.kv_heads);
+    l.head_dim = static_cast<int>(config.head_dim);
   }
   return l;
 }

@@ -16,11 +16,13 @@ struct ModelOptions {
   i64 max_positions = 0;    // of the rotary tables; 0: max_position_embeddings
 };
 
+KvLayout kv_layout(const ModelConfig& config, DType dtype);
+
 class Model {
  public:
   virtual ~Model() = default;
   const ModelConfig& config() const { return config_; }
-  KvLayout kv_layout(DType dtype) const;
+  KvLayout kv_layout(DType dtype) const { return models::kv_layout(config_, dtype); }
   i64 weight_bytes() const { return weight_bytes_; }
   // Weights that one decode step of `tokens` tokens reads, in bytes: routed experts counted as far as
   // `tokens` tokens can choose them.

@@ -273,6 +273,8 @@ class Backend {
   virtual bool batch_invariant() const = 0;
   // Type of a weight that the loader has to take out of its stored form (to transpose or to slice it).
   virtual DType dequantised() const { return kv_dtype(); }
+  // What prepare() makes of an [n, k] matrix stored as `stored`, in bytes.
+  virtual i64 prepared_bytes(i64 n, i64 k, DType stored) const = 0;
 };
 
 }  // namespace trireme
