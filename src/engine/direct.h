@@ -31,6 +31,7 @@ class DirectRunner {
   // One more (generated) token for each of the first tokens.size() sequences. Logits stay on the device.
   Result<View> decode(std::span<const i32> tokens);
   Result<std::vector<float>> decode_one(i32 token, int s = 0);
+  Stream& stream() { return runner_->stream(); }
 
  private:
   DirectRunner(const Runtime& runtime, i64 max_tokens, int sequences);
