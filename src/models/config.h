@@ -22,7 +22,7 @@ struct RopeScaling {
   double low_freq_factor = 1, high_freq_factor = 4;
   // yarn
   double beta_fast = 32, beta_slow = 1;
-  bool truncate = true;              // the correction range is rounded outwards to whole pairs
+  bool truncate = true;                   // the correction range is rounded outwards to whole pairs
   double mscale = 0, mscale_all_dim = 0;  // DeepSeek
   std::optional<double> attention_factor;
 };
