@@ -1,0 +1,155 @@
+#include "backends/cpu/linear.h"
+
+#include <algorithm>
+
+#include "backends/cpu/args_check.h"
+
+namespace trireme::cpu {
+namespace {
+
+constexpr i64 kRowsAPiece = 192;   // of a large product; its rows of x stay in the L2 cache beside a panel
+constexpr i64 kBlockK = 4096;      // a panel of this height stays in the L2 cache
+constexpr double kBytesANs = 30;   // a core's reading of weights, and
+constexpr double kFlopsANs = 150;  // its arithmetic, roughly: only to judge whether waking a thread pays
+constexpr double kWorthAWakeNs = 6000;
+
+// Pieces [first, first + panels * chunks) belong to one product.
+struct Plan {
+  const Product* product = nullptr;
+  const char* x = nullptr;  // packed rows
+  i64 first = 0, chunks = 1;
+};
+
+const PackedWeight& packed(const LinearWeight& w) {
+  return *static_cast<const PackedWeight*>(w.packed.get());
+}
+
+void run_piece(const Kernels& kernels, const Plan& plan, i64 piece, i64 x_stride) {
+  const Product& p = *plan.product;
+  const PackedWeight& w = *p.w;
+  const i64 panel = piece / plan.chunks, chunk = piece % plan.chunks;
+  const i64 row = p.rows * chunk / plan.chunks, rows = p.rows * (chunk + 1) / plan.chunks - row;
+  const i64 column = panel * kPanel;
+  const i64 element = w.bf16 ? kernels.x_bytes : 4, panel_row = w.bf16 ? kPanel * 2 : kPanel * 4;
+  const auto gemm = w.bf16 ? kernels.gemm_bf16 : kernels.gemm_f32;
+  for (i64 k = 0; k < w.padded_k; k += kBlockK) {
+    const i64 height = std::min(kBlockK, w.padded_k - k);
+    const bool last = k + height == w.padded_k;
+    gemm({.panel = w.panel(panel) + k * panel_row,
+          .k = height,
+          .x = plan.x + (row * x_stride + k) * element,
+          .x_stride = x_stride,
+          .m = rows,
+          .out = p.out + row * p.out_stride + column,
+          .out_stride = p.out_stride,
+          .columns = static_cast<int>(std::min(kPanel, w.n - column)),
+          .accumulate = k > 0,
+          .bias = last && !w.bias.empty() ? w.bias.data() + column : nullptr});
+  }
+}
+
+// Rows of x, in order of the products, as the kernels read them; returns where each product's rows begin.
+const char* pack_rows(CpuStream& s, std::span<const Product> products, i64 rows, i64 k, i64 padded_k,
+                      i64 stride) {
+  const i64 row_bytes = stride * s.kernels.x_bytes;
+  char* const out = s.shared.take<char>(0, rows * row_bytes);
+  std::vector<i64> first;
+  i64 total = 0;
+  for (const auto& p : products) {
+    first.push_back(total);
+    total += p.rows;
+  }
+  const i64 grain = std::max<i64>(1, (64 << 10) / padded_k);
+  s.pool.parallel_for(rows, grain, [&](i64 begin, i64 end, int) {
+    std::size_t i =
+        static_cast<std::size_t>(std::upper_bound(first.begin(), first.end(), begin) - first.begin()) - 1;
+    for (i64 r = begin; r < end; ++r) {
+      while (r - first[i] >= products[i].rows) ++i;
+      s.kernels.pack_x(products[i].x + (r - first[i]) * products[i].x_stride, k, 1.0f, padded_k,
+                       out + r * row_bytes);
+    }
+  });
+  return out;
+}
+
+}  // namespace
+
+void multiply(CpuStream& s, std::span<const Product> products) {
+  i64 rows = 0;
+  for (const auto& p : products) rows += p.rows;
+  if (rows == 0) return;
+  const PackedWeight& shape = *products[0].w;
+  // Rows a multiple of 4 KiB apart would all fall into one set of the L1 cache.
+  const i64 stride = shape.padded_k + (shape.padded_k % 1024 == 0 ? 32 : 0);
+  const char* x = shape.bf16 ? pack_rows(s, products, rows, shape.k, shape.padded_k, stride) : nullptr;
+
+  std::vector<Plan> plans;
+  i64 pieces = 0;
+  double bytes = 0, flops = 0;
+  const i64 panels = ceil_div(shape.n, kPanel);
+  for (const auto& p : products) {
+    if (p.rows > 0) {
+      const i64 chunks = shape.padded_k > kBlockK ? ceil_div(p.rows, 1024) : ceil_div(p.rows, kRowsAPiece);
+      plans.push_back({&p, shape.bf16 ? x : reinterpret_cast<const char*>(p.x), pieces, chunks});
+      pieces += panels * chunks;
+      bytes += static_cast<double>(panels * p.w->panel_bytes());
+      flops += 2.0 * static_cast<double>(p.rows * shape.n * shape.k);
+    }
+    if (shape.bf16) x += p.rows * stride * s.kernels.x_bytes;
+  }
+  const double ns = std::max(bytes / kBytesANs, flops / kFlopsANs);
+  const i64 threads = s.pool.threads();
+  // Enough pieces to even out, none too short to be worth taking; neighbours stay together.
+  const i64 parts = std::clamp<i64>(static_cast<i64>(ns / kWorthAWakeNs), 1, 8 * threads);
+  s.pool.parallel_for(pieces, ceil_div(pieces, parts), [&](i64 begin, i64 end, int) {
+    auto plan = std::upper_bound(plans.begin(), plans.end(), begin,
+                                 [](i64 v, const Plan& q) { return v < q.first; }) -
+                1;
+    for (i64 i = begin; i < end; ++i) {
+      while (plan + 1 != plans.end() && i >= (plan + 1)->first) ++plan;
+      const Product& p = *plan->product;
+      run_piece(s.kernels, *plan, i - plan->first, p.w->bf16 ? stride : p.x_stride);
+    }
+  });
+}
+
+Status linear(const LinearArgs& a, Stream& stream) {
+  TRY(check(a));
+  const Product p{&packed(*a.w),    a.x.as<float>(),    a.x.row_stride,
+                  a.x.shape.rows(), a.out.mut<float>(), a.out.row_stride};
+  multiply(cpu(stream), {&p, 1});
+  return {};
+}
+
+Status head_linear(const HeadLinearArgs& a, Stream& stream) {
+  TRY(check(a));
+  std::vector<Product> products;
+  const i64 heads = static_cast<i64>(a.w.size()), tokens = a.x.shape[0];
+  for (i64 h = 0; h < heads; ++h) {
+    products.push_back({&packed(a.w[static_cast<std::size_t>(h)]), a.x.as<float>() + h * a.x.row_stride,
+                        heads * a.x.row_stride, tokens, a.out.mut<float>() + h * a.out.row_stride,
+                        heads * a.out.row_stride});
+    if (products[0].w->bf16 != products.back().w->bf16)
+      return invalid("head_linear: heads of different types");
+  }
+  multiply(cpu(stream), products);
+  return {};
+}
+
+Status grouped_linear(const GroupedLinearArgs& a, Stream& stream) {
+  TRY(check(a));
+  std::vector<Product> products;
+  i64 begin = 0;
+  for (std::size_t e = 0; e < a.w.size(); ++e) {
+    const i64 rows = a.expert_end[e] - begin;
+    products.push_back({&packed(a.w[e]), static_cast<const float*>(a.x.row(begin)), a.x.row_stride, rows,
+                        static_cast<float*>(a.out.mutable_row(begin)), a.out.row_stride});
+    if (products[0].w->bf16 != products.back().w->bf16)
+      return invalid("grouped_linear: experts of different types");
+    begin = a.expert_end[e];
+  }
+  multiply(cpu(stream), products);
+  return {};
+}
+
+}  // namespace trireme::cpu
