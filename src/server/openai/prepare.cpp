@@ -1,0 +1,121 @@
+#include <algorithm>
+
+#include "server/openai/request.h"
+
+namespace trireme::server {
+namespace {
+
+constexpr int kDefaultCompletionTokens = 16;
+
+tl::unexpected<ApiError> too_long(std::string_view param, std::string message) {
+  return bad_param(param, std::move(message), "context_length_exceeded");
+}
+
+std::size_t text_bytes(const OrderedJson& value) {
+  if (value.is_string()) return value.get_ref<const std::string&>().size();
+  std::size_t sum = 0;
+  if (value.is_structured()) {
+    for (const auto& item : value) sum += text_bytes(item);
+  }
+  return sum;
+}
+
+// Known before any work: each token covers at most so many bytes.
+ApiResult<void> check_bytes(std::size_t bytes, const char* param, const RequestLimits& limits) {
+  const auto most = limits.max_token_bytes * static_cast<std::size_t>(limits.max_model_len);
+  if (bytes <= most) return {};
+  return too_long(param,
+                  fmt::format("{}: {} bytes of text are more than {} tokens, the model's context; shorten it",
+                              param, bytes, limits.max_model_len));
+}
+
+ApiResult<int> room_for(const GenerationRequest& request, std::size_t prompt_tokens,
+                        const RequestLimits& limits) {
+  const char* param = request.chat ? "messages" : "prompt";
+  const auto context = static_cast<i64>(limits.max_model_len);
+  const auto prompt = static_cast<i64>(prompt_tokens);
+  if (prompt == 0) return bad_param(param, fmt::format("{}: it has no tokens", param));
+  if (prompt >= context) {
+    return too_long(param, fmt::format("{}: {} tokens leave no room in the model's context of {}; shorten it",
+                                       param, prompt, context));
+  }
+  const i64 room = context - prompt;
+  if (!request.max_tokens)
+    return static_cast<int>(request.chat ? room : std::min<i64>(room, kDefaultCompletionTokens));
+  if (*request.max_tokens > room) {
+    return too_long(
+        "max_tokens",
+        fmt::format(
+            "max_tokens: {} tokens after a prompt of {} are more than the model's context of {}; at most {} "
+            "fit",
+            *request.max_tokens, prompt, context, room));
+  }
+  return *request.max_tokens;
+}
+
+}  // namespace
+
+ApiResult<std::vector<TokenId>> encode_bounded(const TextFrontend& text, const ChatPrompt& prompt,
+                                               const RequestLimits& limits) {
+  // Tool calls' arguments and the tools themselves may be rendered in any way: only the messages' text
+  // counts.
+  std::size_t bytes = 0;
+  for (const auto& message : prompt.messages) {
+    const auto content = message.find("content");
+    if (content == message.end()) continue;
+    if (content->is_array()) {
+      for (const auto& part : *content) bytes += text_bytes(part["text"]);
+    } else {
+      bytes += text_bytes(*content);
+    }
+  }
+  TRY(check_bytes(bytes, "messages", limits));
+  auto ids = text.encode_chat(prompt);
+  if (!ids) return tl::unexpected(api_error(ids.error(), "messages"));
+  return std::move(*ids);
+}
+
+ApiResult<std::vector<TokenId>> encode_bounded(const TextFrontend& text, std::string_view prompt,
+                                               bool add_special_tokens, const RequestLimits& limits) {
+  TRY(check_bytes(prompt.size(), "prompt", limits));
+  auto ids = text.encode(prompt, add_special_tokens);
+  if (!ids) return tl::unexpected(api_error(ids.error(), "prompt"));
+  return std::move(*ids);
+}
+
+ApiResult<PreparedRequest> prepared(GenerationRequest request, const TextFrontend& text,
+                                    const RequestLimits& limits) {
+  PreparedRequest out;
+  if (request.chat) {
+    ASSIGN(auto ids, encode_bounded(text, request.chat_prompt, limits));
+    out.prompts.push_back(std::move(ids));
+    request.chat_prompt = {};
+  }
+  for (auto& prompt : request.prompts) {
+    if (auto* tokens = std::get_if<std::vector<TokenId>>(&prompt)) {
+      if (request.echo) out.echoes.push_back(text.decode(*tokens, request.text.skip_special_tokens));
+      out.prompts.push_back(std::move(*tokens));
+    } else {
+      auto& string = std::get<std::string>(prompt);
+      ASSIGN(auto ids, encode_bounded(text, string, request.add_special_tokens, limits));
+      out.prompts.push_back(std::move(ids));
+      if (request.echo) out.echoes.push_back(std::move(string));
+    }
+  }
+  request.prompts.clear();
+  int most = limits.max_model_len;
+  for (const auto& ids : out.prompts) {
+    ASSIGN(const int room, room_for(request, ids.size(), limits));
+    most = std::min(most, room);
+  }
+  request.sampling.max_tokens = most;
+  if (request.sampling.min_tokens > most) {
+    return bad_param("min_tokens",
+                     fmt::format("min_tokens: {} is more than the {} tokens that may be generated",
+                                 request.sampling.min_tokens, most));
+  }
+  out.request = std::move(request);
+  return out;
+}
+
+}  // namespace trireme::server
