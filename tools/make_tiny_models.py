@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes the tiny random checkpoints under tests/models/data and what Hugging Face transformers computes for them.
+"""Makes the tiny random checkpoints under tests/oracle/data and what Hugging Face transformers computes for them.
 
 Each has the tensor names and config keys of the public checkpoints of its family, and odd sizes, so that a test
 can hold the engine's models against transformers without a download. Needs torch, transformers and safetensors:
 
-    python3 tools/make_tiny_models.py tests/models/data
+    python3 tools/make_tiny_models.py tests/oracle/data
 """
 import json
 import pathlib

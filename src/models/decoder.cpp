@@ -46,6 +46,7 @@ Result<DecoderLayer> Decoder::load_layer(Loader& loader, i64 index) {
 
 Result<std::unique_ptr<Model>> Decoder::load(const ModelConfig& config, Loader& loader,
                                              const ModelOptions& options) {
+  if (config.mlp_bias) return fail(ErrorCode::kUnsupported, "config.json: mlp_bias is not supported");
   std::unique_ptr<Decoder> model(new Decoder(config));
   const i64 positions = options.max_positions > 0 ? options.max_positions : config.max_position_embeddings;
   ASSIGN(model->cos_sin_, loader.upload_f32(rope_table(config, positions), {positions, config.head_dim}));

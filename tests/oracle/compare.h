@@ -1,0 +1,54 @@
+// Logits against logits, and greedy tokens where the reference's own gap decides them.
+#pragma once
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "base/json.h"
+#include "engine/direct.h"
+
+namespace trireme {
+
+// |a - b| / |b|, in the Euclidean norm.
+inline double relative_error(std::span<const float> a, std::span<const float> b) {
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < b.size(); ++i) {
+    difference += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
+    norm += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::sqrt(difference / norm);
+}
+
+inline i32 argmax(std::span<const float> v) {
+  return static_cast<i32>(std::max_element(v.begin(), v.end()) - v.begin());
+}
+
+struct GreedyStep {
+  i32 id;
+  double gap;  // between the reference's best and second-best logit
+};
+
+// Follows the reference's tokens, and asks for its choice wherever its gap exceeds what rounding may change.
+// Returns how many steps were compared.
+inline int expect_greedy(engine::DirectRunner& runner, std::vector<float> logits,
+                         const std::vector<GreedyStep>& steps, double allowed_gap, const std::string& what) {
+  int compared = 0;
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    if (steps[i].gap > allowed_gap) {
+      EXPECT_EQ(argmax(logits), steps[i].id) << what << ", step " << i << ", gap " << steps[i].gap;
+      ++compared;
+    }
+    if (i + 1 == steps.size()) break;
+    auto next = runner.decode_one(steps[i].id);
+    if (!next) {
+      ADD_FAILURE() << next.error().message;
+      return compared;
+    }
+    logits = std::move(*next);
+  }
+  return compared;
+}
+
+}  // namespace trireme
