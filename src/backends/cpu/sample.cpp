@@ -74,13 +74,18 @@ struct Histogram {
   }
 };
 
-// Keeps the smallest set of the best candidates whose probabilities reach `wanted`; at least one.
-void keep_mass(std::vector<Candidate>& c, double wanted) {
+// The worst of the smallest set of the best candidates whose probabilities reach `wanted`. REQUIRES: c is not
+// empty.
+Candidate last_within(std::vector<Candidate> c, double wanted) {
   std::sort(c.begin(), c.end(), better);
   double sum = 0;
-  auto end = c.begin();
-  while (end != c.end() && (sum < wanted || end == c.begin())) sum += static_cast<double>((end++)->p);
-  c.erase(end, c.end());
+  std::size_t n = 0;
+  while (n < c.size() && (sum < wanted || n == 0)) sum += static_cast<double>(c[n++].p);
+  return c[n - 1];
+}
+
+void drop_worse_than(const Candidate& worst, std::vector<Candidate>& c) {
+  std::erase_if(c, [&](const Candidate& t) { return better(worst, t); });
 }
 
 double mass_of(const std::vector<Candidate>& c) {
@@ -89,8 +94,8 @@ double mass_of(const std::vector<Candidate>& c) {
   return sum;
 }
 
-// The tokens that top-k, then top-p, then min-p leave, in `c`; weights[i] is token i's probability relative
-// to the best.
+// The tokens that top-k, then top-p, then min-p leave, in `c` by id; weights[i] is token i's probability
+// relative to the best.
 void keep(const SampleRow& r, const float* x, const float* weights, i64 vocab, float best, double total,
           std::vector<Candidate>& c) {
   const bool limited = r.top_k > 0 && r.top_k < vocab;
@@ -109,30 +114,28 @@ void keep(const SampleRow& r, const float* x, const float* weights, i64 vocab, f
   for (i64 i = 0; i < vocab; ++i)
     if (weights[i] > 0 && h.bucket(x[i]) <= last) c.push_back({x[i], static_cast<i32>(i), weights[i]});
   if (limited && r.top_k < static_cast<i64>(c.size())) {
-    std::nth_element(c.begin(), c.begin() + r.top_k - 1, c.end(), better);
-    c.resize(static_cast<std::size_t>(r.top_k));
+    std::vector<Candidate> order = c;
+    std::nth_element(order.begin(), order.begin() + r.top_k - 1, order.end(), better);
+    drop_worse_than(order[static_cast<std::size_t>(r.top_k) - 1], c);
   }
-  if (r.top_p < 1) {
-    // Everything in the better buckets stays; only the bucket where the mass is reached has to be sorted.
-    double wanted = static_cast<double>(r.top_p) * (limited ? mass_of(c) : total);
-    std::vector<Candidate> edge;
-    if (!limited) {
-      const auto inside =
-          std::partition(c.begin(), c.end(), [&](const Candidate& t) { return h.bucket(t.x) < last; });
-      edge.assign(inside, c.end());
-      c.erase(inside, c.end());
-      wanted -= mass_of(c);
-      if (c.empty() || wanted > 0)
-        keep_mass(edge, wanted);
-      else
-        edge.clear();
-      c.insert(c.end(), edge.begin(), edge.end());
-    } else {
-      keep_mass(c, wanted);
+  if (r.top_p < 1 && !c.empty()) {
+    if (limited) {
+      drop_worse_than(last_within(c, static_cast<double>(r.top_p) * mass_of(c)), c);
+    } else {  // all better buckets stay, so that only the one where the mass is reached has to be sorted
+      std::vector<Candidate> edge;
+      double inside = 0;
+      for (const auto& t : c) {
+        if (h.bucket(t.x) == last)
+          edge.push_back(t);
+        else
+          inside += static_cast<double>(t.p);
+      }
+      // Rounding can put the mass past the last token: then all stay.
+      if (!edge.empty())
+        drop_worse_than(last_within(std::move(edge), static_cast<double>(r.top_p) * total - inside), c);
     }
   }
   if (r.min_p > 0) std::erase_if(c, [&](const Candidate& t) { return t.p < r.min_p; });
-  std::sort(c.begin(), c.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
 }
 
 // The first token at which the sum of weights passes u of the whole.
