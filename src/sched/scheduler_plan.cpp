@@ -76,9 +76,8 @@ i32 Scheduler::prefill_chunk(const Rank& rank, const Sequence& seq) const {
   return options_.chunked_prefill_size > 0 ? std::min(most, options_.chunked_prefill_size) : most;
 }
 
-// Blocks for as many of the next `want` positions as there are, preempting lower ranks if there are none at
-// all. 0: not in this step. Then its blocks are on the way back from steps in flight, or higher ranks have
-// them.
+// Blocks for as many of the next `want` positions as there are; if there are none, lower ranks are preempted.
+// 0: not in this step. The blocks are on their way back from steps in flight, or higher ranks have them.
 i32 Scheduler::make_room(Rank& rank, Sequence& seq, i32 want) {
   for (;;) {
     const i32 count = std::min(want, rank.kv.reach(seq.kv) - seq.planned);
@@ -167,10 +166,10 @@ i32 Scheduler::choose_rank(const Sequence& seq) const {
 bool Scheduler::must_wait(Sequence& seq, const Rank& rank) {
   if (seq.awaited != SeqId{} && will_deliver(seq.awaited, seq.awaited_position)) return true;
   seq.awaited = {};
-  if (!seq.request.fork_of || seq.announced || !will_deliver(*seq.request.fork_of, seq.prompt_len()))
-    return false;
-  if (&rank != &home(*find(*seq.request.fork_of))) return false;
-  seq.awaited = *seq.request.fork_of;
+  if (!seq.request.fork_of || seq.announced) return false;
+  const SeqId source = *seq.request.fork_of;
+  if (!will_deliver(source, seq.prompt_len()) || &rank != &home(*find(source))) return false;
+  seq.awaited = source;
   seq.awaited_position = seq.prompt_len();
   return true;
 }
@@ -187,11 +186,10 @@ bool Scheduler::will_deliver(SeqId owner, i32 position) const {
 void Scheduler::copy_from_fork(const Sequence& seq, kv::PrefixMatch& match) const {
   const Sequence* source = seq.request.fork_of && !seq.announced ? find(*seq.request.fork_of) : nullptr;
   if (source == nullptr || source->phase != Phase::kRunning || source->rank != seq.rank) return;
+  if (source->committed < seq.prompt_len() || match.copy_tokens > 0) return;
   const auto blocks = match.nodes.size();
   const i32 tail = seq.prompt_len() - 1 - static_cast<i32>(blocks) * options_.block_tokens;
-  if (source->committed < seq.prompt_len() || match.copy_tokens > 0 || tail < 1 ||
-      tail >= options_.block_tokens)
-    return;
+  if (tail < 1 || tail >= options_.block_tokens) return;
   match.copy_src = source->kv.table[blocks];
   match.copy_tokens = tail;
 }
