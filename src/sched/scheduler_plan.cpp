@@ -8,8 +8,6 @@ namespace trireme::sched {
 
 namespace {
 
-// A sequence waits for a prefix that another one computes, as long as that one got a slice in so many steps.
-constexpr u64 kPatience = 16;
 // In one plan, at most so many waiting sequences are looked at per place in the batch without being admitted.
 constexpr i32 kLooksPerPlace = 2;
 
@@ -174,11 +172,12 @@ bool Scheduler::must_wait(Sequence& seq, const Rank& rank) {
   return true;
 }
 
-// The owner has not computed that far, and is at it.
+// The owner has not computed that far, and is at it. That wait is bounded: a running owner is served before
+// anything in the queue, so that whatever the waiter could use, the owner gets first; if it loses its place,
+// the waiter goes on by itself.
 bool Scheduler::will_deliver(SeqId owner, i32 position) const {
   const Sequence* seq = find(owner);
-  return seq != nullptr && seq->phase == Phase::kRunning && seq->committed < position &&
-         issued_ + 1 - seq->last_step <= kPatience;
+  return seq != nullptr && seq->phase == Phase::kRunning && seq->committed < position;
 }
 
 // The prompt of a fork usually ends inside a block, where its source goes on to write its own answer: the
@@ -186,7 +185,8 @@ bool Scheduler::will_deliver(SeqId owner, i32 position) const {
 void Scheduler::copy_from_fork(const Sequence& seq, kv::PrefixMatch& match) const {
   const Sequence* source = seq.request.fork_of && !seq.announced ? find(*seq.request.fork_of) : nullptr;
   if (source == nullptr || source->phase != Phase::kRunning || source->rank != seq.rank) return;
-  if (source->committed < seq.prompt_len() || match.copy_tokens > 0) return;
+  CHECK(source->committed >= seq.prompt_len(), "sequence {} did not wait for its source", seq.id.value);
+  if (match.copy_tokens > 0) return;
   const auto blocks = match.nodes.size();
   const i32 tail = seq.prompt_len() - 1 - static_cast<i32>(blocks) * options_.block_tokens;
   if (tail < 1 || tail >= options_.block_tokens) return;

@@ -148,6 +148,21 @@ TEST(Scheduler, FcfsIgnoresPriorities) {
   e.run();
 }
 
+TEST(Scheduler, NobodySmallerSlipsPastTheFirstInLine) {
+  SchedOptions o = small();
+  o.num_blocks = 20;
+  TestEngine e(o);
+  e.submit(request_of(random_tokens(1, 40), 20));
+  e.step();
+  const SeqId big = e.submit(request_of(random_tokens(2, 50), 3));
+  const SeqId tiny = e.submit(request_of(random_tokens(3, 4), 3));
+  while (e.computed[big] == 0) {
+    ASSERT_TRUE(e.step());
+    EXPECT_TRUE(e.computed[tiny] == 0 || e.computed[big] > 0);
+  }
+  e.run();
+}
+
 TEST(Scheduler, RefusesWhatCanNeverBeServedAndSaysWhy) {
   SchedOptions o = small();
   o.num_blocks = 10;
@@ -225,6 +240,17 @@ TEST(Scheduler, LimitsTheTimeInTheQueueAndNotTheTimeAfter) {
   EXPECT_EQ(e.answers[running].finish, Finish::kLength);
   EXPECT_EQ(e.answers[queued].finish, Finish::kDeadline);
   e.expect_empty();
+}
+
+TEST(Scheduler, WhoHasEndedHasNoDeadline) {
+  SchedOptions o = small();
+  o.max_queue_time = std::chrono::hours(1);
+  TestEngine e(o);
+  Request r = request_of(random_tokens(1, 5), 2);
+  r.deadline = e.clock.now() + std::chrono::hours(2);
+  e.submit(r);
+  e.run();
+  EXPECT_FALSE(e.scheduler.next_deadline());
 }
 
 TEST(Scheduler, ASequenceThatEndedKeepsItsBlocksUntilItsLastStepIsCommitted) {
