@@ -38,6 +38,7 @@ Result<std::vector<float>> DirectRunner::prefill(std::span<const i32> tokens, i6
   if (n == 0) return invalid("no tokens to compute");
   if (length + n > max_tokens_)
     return invalid("{} tokens are more than the {} that there is room for", length + n, max_tokens_);
+  const i64 prompt_tokens = length + n;
   std::vector<float> last;
   for (i64 at = 0; at < n; at += chunk) {
     const i64 count = std::min(chunk, n - at);
@@ -46,12 +47,19 @@ Result<std::vector<float>> DirectRunner::prefill(std::span<const i32> tokens, i6
                 .start = length,
                 .blocks = table(s)};
     slice.logits = each ? Slice::Logits::kAll : final ? Slice::Logits::kLast : Slice::Logits::kNone;
-    ASSIGN(auto out, runner_->run({&slice, 1}));
+    std::vector<Slice> slices;
+    append_slices(slices, slice, prompt_tokens);
+    ASSIGN(auto out, runner_->run(slices));
     if (each) {
       ASSIGN(auto rows, to_host(out.logits));
-      for (i64 r = 0; r < count; ++r)
-        each(length + r, {rows.data() + r * vocab, static_cast<std::size_t>(vocab)});
-      if (final) last.assign(rows.end() - vocab, rows.end());
+      for (std::size_t i = 0; i < slices.size(); ++i) {
+        const float* row = rows.data() + out.first_row[i] * vocab;
+        for (std::size_t t = 0; t < slices[i].tokens.size(); ++t, row += vocab) {
+          each(slices[i].start + static_cast<i64>(t), {row, static_cast<std::size_t>(vocab)});
+          if (final && i + 1 == slices.size() && t + 1 == slices[i].tokens.size())
+            last.assign(row, row + vocab);
+        }
+      }
     } else if (final) {
       ASSIGN(last, to_host(out.logits));
     }
@@ -68,7 +76,7 @@ Result<View> DirectRunner::decode(std::span<const i32> tokens) {
     slices[i] = {.tokens = tokens.subspan(i, 1),
                  .start = length_[i],
                  .blocks = table(static_cast<int>(i)),
-                 .generated = true,
+                 .absorbed = true,
                  .logits = Slice::Logits::kLast};
   }
   ASSIGN(auto out, runner_->run(slices));
@@ -82,7 +90,7 @@ Result<std::vector<float>> DirectRunner::decode_one(i32 token, int s) {
   const Slice slice{.tokens = {&token, 1},
                     .start = length,
                     .blocks = table(s),
-                    .generated = true,
+                    .absorbed = true,
                     .logits = Slice::Logits::kLast};
   ASSIGN(auto out, runner_->run({&slice, 1}));
   ++length;

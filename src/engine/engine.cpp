@@ -328,7 +328,8 @@ std::string base_name(const std::string& path) {
 
 }  // namespace
 
-Result<i64> kv_blocks_for(const EngineOptions& options, const KvLayout& layout, i64 max_model_len, i64 memory_bytes) {
+Result<i64> kv_blocks_for(const EngineOptions& options, const KvLayout& layout, i64 max_model_len,
+                          i64 memory_bytes) {
   if (options.kv_blocks > 0) return options.kv_blocks;
   const i64 wanted = ceil_div(max_model_len, kKvBlockTokens) * options.max_num_seqs;
   const i64 bytes = options.kv_cache_bytes > 0 ? options.kv_cache_bytes : memory_bytes / 4;
@@ -342,7 +343,8 @@ Result<i64> kv_blocks_for(const EngineOptions& options, const KvLayout& layout, 
 
 Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options, Runtime runtime) {
   const KvLayout layout = runtime.model->kv_layout(runtime.kv_dtype);
-  ASSIGN(const i64 blocks, kv_blocks_for(options, layout, runtime.max_model_len, runtime.backend->device().chip().memory_bytes));
+  ASSIGN(const i64 blocks, kv_blocks_for(options, layout, runtime.max_model_len,
+                                         runtime.backend->device().chip().memory_bytes));
   sched::SchedOptions s;
   s.num_blocks = static_cast<i32>(blocks);
   s.block_tokens = static_cast<i32>(kKvBlockTokens);
@@ -372,8 +374,7 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options, Runtim
   info.max_model_len = static_cast<int>(runtime.max_model_len);
   info.eos_ids = runtime.config.eos_token_ids;
 
-  ASSIGN(auto cache,
-         KvCache::create(layout, blocks, runtime.backend->device()));
+  ASSIGN(auto cache, KvCache::create(layout, blocks, runtime.backend->device()));
   spdlog::info("KV cache: {} blocks of 64 tokens, {:.1f} MiB", blocks,
                static_cast<double>(cache.bytes()) / (1 << 20));
   return std::make_unique<EngineImpl>(std::move(runtime), std::move(info), s, std::move(cache));

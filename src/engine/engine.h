@@ -34,6 +34,7 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options);
 Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options, Runtime runtime);
 
 // How many KV blocks these options give on a device with so much memory.
-Result<i64> kv_blocks_for(const EngineOptions& options, const KvLayout& layout, i64 max_model_len, i64 memory_bytes);
+Result<i64> kv_blocks_for(const EngineOptions& options, const KvLayout& layout, i64 max_model_len,
+                          i64 memory_bytes);
 
 }  // namespace trireme::engine

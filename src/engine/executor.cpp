@@ -47,7 +47,7 @@ Status Executor::run(const sched::RankPlan& plan, StepOutcome& outcome) {
   TRY(runner_.copy_blocks(copies));
 
   std::vector<Slice> slices;
-  slices.reserve(plan.slices.size());
+  std::vector<std::size_t> last_of;  // of each planned slice: where its end went
   for (const auto& s : plan.slices) {
     const auto& seq = sequences_.at(s.seq);
     const auto prompt = static_cast<i32>(seq.prompt->size());
@@ -55,13 +55,16 @@ Status Executor::run(const sched::RankPlan& plan, StepOutcome& outcome) {
     const auto first = static_cast<std::size_t>(s.is_generated ? s.start - prompt : s.start);
     CHECK(first + static_cast<std::size_t>(s.count) <= tokens.size(),
           "sequence {}: slice [{}, +{}) of {} tokens", s.seq.value, first, s.count, tokens.size());
-    slices.push_back({.tokens = std::span(tokens).subspan(first, static_cast<std::size_t>(s.count)),
-                      .start = s.start,
-                      .blocks = seq.blocks,
-                      .generated = s.is_generated,
-                      .logits = s.needs_sample ? Slice::Logits::kLast : Slice::Logits::kNone});
+    append_slices(slices,
+                  {.tokens = std::span(tokens).subspan(first, static_cast<std::size_t>(s.count)),
+                   .start = s.start,
+                   .blocks = seq.blocks,
+                   .logits = s.needs_sample ? Slice::Logits::kLast : Slice::Logits::kNone},
+                  prompt);
+    last_of.push_back(slices.size() - 1);
   }
   ASSIGN(auto logits, runner_.run(slices));
+  for (std::size_t i = 0; i < last_of.size(); ++i) logits.first_row[i] = logits.first_row[last_of[i]];
   return sample(plan, logits, outcome);
 }
 

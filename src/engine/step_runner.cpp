@@ -16,6 +16,22 @@ struct SeqParts {
 
 }  // namespace
 
+void append_slices(std::vector<Slice>& slices, Slice slice, i64 prompt_tokens) {
+  const i64 border = absorbed_from(prompt_tokens), end = slice.start + static_cast<i64>(slice.tokens.size());
+  if (slice.start < border && border < end) {
+    Slice head = slice;
+    const auto n = static_cast<std::size_t>(border - slice.start);
+    head.tokens = slice.tokens.first(n);
+    head.absorbed = false;
+    if (head.logits == Slice::Logits::kLast) head.logits = Slice::Logits::kNone;
+    slices.push_back(head);
+    slice.tokens = slice.tokens.subspan(n);
+    slice.start = border;
+  }
+  slice.absorbed = slice.start >= border;
+  slices.push_back(slice);
+}
+
 StepRunner::StepRunner(const models::Model& model, Backend& backend, std::span<const KvCacheLayer> cache)
     : model_(model),
       backend_(backend),
@@ -32,8 +48,8 @@ Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
   std::vector<std::size_t> order(slices.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
   const auto middle =
-      std::stable_partition(order.begin(), order.end(), [&](std::size_t i) { return slices[i].generated; });
-  const auto generated = static_cast<std::size_t>(middle - order.begin());
+      std::stable_partition(order.begin(), order.end(), [&](std::size_t i) { return slices[i].absorbed; });
+  const auto absorbed = static_cast<std::size_t>(middle - order.begin());
 
   std::size_t max_blocks = 1;
   for (const auto& s : slices) {
@@ -92,15 +108,15 @@ Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
     return p;
   };
   const SeqParts all = sequences(0, order.size());
-  const SeqParts generated_parts = sequences(0, generated), prompt_parts = sequences(generated, order.size());
+  const SeqParts absorbed_parts = sequences(0, absorbed), expanded_parts = sequences(absorbed, order.size());
   layers::Batch batch;
   const Part k_start = part([&] {
     i32 row = 0;
     host_.push_back(row);
-    for (std::size_t i = generated; i < order.size(); ++i)
+    for (std::size_t i = absorbed; i < order.size(); ++i)
       host_.push_back(
           row += static_cast<i32>(slices[order[i]].start + static_cast<i64>(slices[order[i]].tokens.size())));
-    batch.prompt_context = row;
+    batch.expanded_context = row;
   });
   const Part sample_rows = part([&] {
     i64 row = 0, wanted = 0;
@@ -113,7 +129,7 @@ Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
           host_.push_back(static_cast<i32>(r));
       }
       row += n;
-      if (i + 1 == generated) batch.generated_rows = row;
+      if (i + 1 == absorbed) batch.absorbed_rows = row;
     }
   });
 
@@ -130,9 +146,9 @@ Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
   batch.positions = on_device(positions);
   batch.slots = on_device(slots);
   batch.all = batch_of(all);
-  batch.generated = batch_of(generated_parts);
-  batch.prompt = batch_of(prompt_parts);
-  batch.prompt_k_start = on_device(k_start);
+  batch.absorbed = batch_of(absorbed_parts);
+  batch.expanded = batch_of(expanded_parts);
+  batch.expanded_k_start = on_device(k_start);
   batch.sample_rows = on_device(sample_rows);
 
   const layers::Context context{backend_.ops(), *stream_, arena_, backend_.act()};

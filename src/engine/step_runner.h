@@ -14,9 +14,22 @@ struct Slice {
   std::span<const i32> tokens;  // the new ones
   i64 start = 0;                // position of the first
   std::span<const i32> blocks;  // block table, at least ceil((start + tokens) / 64) entries
-  bool generated = false;       // tokens of the answer rather than of the prompt
+  bool absorbed = false;        // MLA: in the absorbed form, see absorbed_from()
   enum class Logits : u8 { kNone, kLast, kAll } logits = Logits::kNone;
 };
+
+// The form in which MLA computes a token depends on its position and its prompt's length alone, so that no
+// chunking, batch or preemption changes a bit: generated tokens and the prompt's last, incomplete block are
+// absorbed, the full blocks before it expanded. That last block is what a request computes whose prefix is
+// all in the cache: few tokens over a long context, for which the expanded form would first expand the whole
+// context.
+constexpr i64 absorbed_from(i64 prompt_tokens) {
+  return (prompt_tokens - 1) / kKvBlockTokens * kKvBlockTokens;
+}
+
+// Appends tokens [start, start + tokens.size()) of one sequence, as one slice or, where they cross
+// absorbed_from(), two.
+void append_slices(std::vector<Slice>& slices, Slice slice, i64 prompt_tokens);
 
 class StepRunner {
  public:

@@ -30,22 +30,22 @@ Status absorbed(const Context& c, const Mla& w, const SeqBatch& seqs, const KvCa
 Status expanded(const Context& c, const Mla& w, const Batch& batch, const KvCacheLayer& cache, const View& q,
                 const View& out) {
   const i64 tokens = q.shape.rows();
-  ASSIGN(View latent, c.take({batch.prompt_context, w.latent}));
-  ASSIGN(View k_rope, c.take({batch.prompt_context, w.rope}));
-  TRY(c.ops.mla_gather({.seqs = batch.prompt,
-                        .k_start = batch.prompt_k_start,
+  ASSIGN(View latent, c.take({batch.expanded_context, w.latent}));
+  ASSIGN(View k_rope, c.take({batch.expanded_context, w.rope}));
+  TRY(c.ops.mla_gather({.seqs = batch.expanded,
+                        .k_start = batch.expanded_k_start,
                         .cache = cache,
                         .latent = latent,
                         .rope = k_rope},
                        c.stream));
   ASSIGN(View kv, linear(c, latent, w.kv_b));
   return c.ops.mla_expanded({.q = q.reshaped({tokens, w.heads, w.nope + w.rope}),
-                             .kv = kv.reshaped({batch.prompt_context, w.heads, w.nope + w.v}),
+                             .kv = kv.reshaped({batch.expanded_context, w.heads, w.nope + w.v}),
                              .k_rope = k_rope,
                              .nope = w.nope,
                              .v = w.v,
-                             .seqs = batch.prompt,
-                             .k_start = batch.prompt_k_start,
+                             .seqs = batch.expanded,
+                             .k_start = batch.expanded_k_start,
                              .scale = w.scale,
                              .out = out.reshaped({tokens, w.heads, w.v})},
                             c.stream);
@@ -86,12 +86,12 @@ Result<View> mla(const Context& c, const Mla& w, const Batch& batch, const KvCac
   if (w.absorb_all) {
     TRY(absorbed(c, w, batch.all, cache, q, out));
   } else {
-    const i64 generated = batch.generated_rows;
-    if (generated > 0)
-      TRY(absorbed(c, w, batch.generated, cache, q.rows(0, generated), out.rows(0, generated)));
-    if (generated < tokens)
-      TRY(expanded(c, w, batch, cache, q.rows(generated, tokens - generated),
-                   out.rows(generated, tokens - generated)));
+    const i64 first = batch.absorbed_rows;
+    if (first > 0)
+      TRY(absorbed(c, w, batch.absorbed, cache, q.rows(0, first), out.rows(0, first)));
+    if (first < tokens)
+      TRY(expanded(c, w, batch, cache, q.rows(first, tokens - first),
+                   out.rows(first, tokens - first)));
   }
   return linear(c, out, w.o);
 }

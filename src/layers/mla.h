@@ -1,12 +1,11 @@
 // Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434), in its two equal forms.
 //
-// *Expanded* (prompt tokens): the cached latents of the whole context go through kv_b_proj, then ordinary
-// attention. Fewest operations per query when there are many queries.
-// *Absorbed* (generated tokens): W_UK moves to the query and W_UV to the output, and attention runs on the
-// latents themselves. Fewest bytes per query.
+// *Expanded* (full blocks of prompts): the cached latents of the whole context go through kv_b_proj, then
+// ordinary attention. Fewest operations per query when there are many queries.
+// *Absorbed* (generated tokens, and the end of a prompt): W_UK moves to the query and W_UV to the output, and
+// attention runs on the latents themselves. Fewest bytes per query.
 //
-// The two round differently. Which one computes a token depends only on whether the token is part of the
-// prompt, never on the batch, so that a request gives the same bits however it was scheduled.
+// The two round differently. Who builds the batch chooses between them by a token's position alone.
 #pragma once
 #include "layers/linear.h"
 

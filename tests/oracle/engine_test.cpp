@@ -288,7 +288,10 @@ TEST(PrefixCache, IsSharedWhileTheFirstIsStillInPrefill) {
 }
 
 TEST(Cancel, AtRandomMomentsLeavesNothingBehind) {
-  auto engine = make([](auto& o) { o.max_num_batched_tokens = 128; });
+  auto engine = make([](auto& o) {
+    o.max_num_batched_tokens = 128;
+    o.max_num_seqs = 64;
+  });
   Rng rng(3);
   std::vector<std::unique_ptr<Collector>> all;
   for (int i = 0; i < 200; ++i) {
