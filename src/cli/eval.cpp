@@ -34,16 +34,18 @@ struct Totals {
   i64 tokens = 0, correct = 0, bytes = 0, documents = 0;
 };
 
-// One document: every token but the first is predicted from those before it. A document longer than the context
-// goes on in a new window, which starts with the beginning-of-text token again.
-Status add_document(engine::DirectRunner& runner, const text::Tokenizer& tokenizer, const std::string& document, i64 window, i64 chunk, Totals& totals) {
+// One document: every token but the first is predicted from those before it. A document longer than the
+// context goes on in a new window, which starts with the beginning-of-text token again.
+Status add_document(engine::DirectRunner& runner, const text::Tokenizer& tokenizer,
+                    const std::string& document, i64 window, i64 chunk, Totals& totals) {
   ASSIGN(auto body, tokenizer.encode(document));
   const bool has_bos = tokenizer.bos() >= 0;
   const std::size_t room = static_cast<std::size_t>(window) - (has_bos ? 1 : 0);
   for (std::size_t begin = 0; begin < body.size(); begin += room) {
     std::vector<i32> ids;
     if (has_bos) ids.push_back(tokenizer.bos());
-    ids.insert(ids.end(), body.begin() + static_cast<std::ptrdiff_t>(begin), body.begin() + static_cast<std::ptrdiff_t>(std::min(body.size(), begin + room)));
+    ids.insert(ids.end(), body.begin() + static_cast<std::ptrdiff_t>(begin),
+               body.begin() + static_cast<std::ptrdiff_t>(std::min(body.size(), begin + room)));
     runner.restart();
     const auto each = [&](i64 position, std::span<const float> logits) {
       const auto next = static_cast<std::size_t>(position) + 1;
@@ -82,7 +84,8 @@ Status run_eval(const EvalFlags& flags) {
     if (!json.is_object() || !json.contains("text") || !json["text"].is_string()) {
       return invalid("{}:{}: each line must be {{\"text\": \"...\"}}", flags.text, number);
     }
-    TRY(add_document(*runner, *tokenizer, json["text"].get<std::string>(), runtime.max_model_len, flags.chunk, totals));
+    TRY(add_document(*runner, *tokenizer, json["text"].get<std::string>(), runtime.max_model_len, flags.chunk,
+                     totals));
     if (progress) progress(totals.tokens, 0);
   }
   if (progress) fmt::print(stderr, "\n");
@@ -91,11 +94,20 @@ Status run_eval(const EvalFlags& flags) {
   const double mean = totals.nats / static_cast<double>(totals.tokens);
   const double bits_per_byte = totals.nats / std::log(2.0) / static_cast<double>(totals.bytes);
   const double top1 = static_cast<double>(totals.correct) / static_cast<double>(totals.tokens);
-  fmt::print("documents      {}\ntokens         {}\nperplexity     {:.4f}\nbits per byte  {:.4f}\ntop-1          {:.4f}\ntime           {:.1f} s ({:.0f} tokens/s)\n",
-             totals.documents, totals.tokens, std::exp(mean), bits_per_byte, top1, took, static_cast<double>(totals.tokens) / took);
+  fmt::print(
+      "documents      {}\ntokens         {}\nperplexity     {:.4f}\nbits per byte  {:.4f}\ntop-1          "
+      "{:.4f}\ntime           {:.1f} s ({:.0f} tokens/s)\n",
+      totals.documents, totals.tokens, std::exp(mean), bits_per_byte, top1, took,
+      static_cast<double>(totals.tokens) / took);
   if (!flags.json.empty()) {
     std::ofstream out(flags.json);
-    out << Json{{"documents", totals.documents}, {"tokens", totals.tokens}, {"perplexity", std::exp(mean)}, {"bits_per_byte", bits_per_byte}, {"top1", top1}}.dump() << "\n";
+    out << Json{{"documents", totals.documents},
+                {"tokens", totals.tokens},
+                {"perplexity", std::exp(mean)},
+                {"bits_per_byte", bits_per_byte},
+                {"top1", top1}}
+               .dump()
+        << "\n";
     if (!out) return fail(ErrorCode::kUnavailable, "cannot write {}", flags.json);
   }
   return {};

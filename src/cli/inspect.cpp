@@ -42,24 +42,34 @@ Status run_inspect(const InspectFlags& flags) {
   const KvLayout kv = models::kv_layout(config, options.kv_dtype.value_or(backend->kv_dtype()));
 
   fmt::print("architecture     {}\n", config.architecture_name);
-  fmt::print("device           {} ({}, {} threads)\n", backend->name(), backend->device().chip().name, backend->device().chip().units);
-  fmt::print("layers           {}, hidden {}, heads {}, vocabulary {}\n", config.layers, config.hidden_size, config.heads, config.vocab_size);
+  fmt::print("device           {} ({}, {} threads)\n", backend->name(), backend->device().chip().name,
+             backend->device().chip().units);
+  fmt::print("layers           {}, hidden {}, heads {}, vocabulary {}\n", config.layers, config.hidden_size,
+             config.heads, config.vocab_size);
   if (config.moe.experts > 0) {
-    fmt::print("experts          {} routed ({} a token, {} of {} groups), {} shared\n", config.moe.experts, config.moe.top_k, config.moe.top_groups, config.moe.groups, config.moe.shared_experts);
+    fmt::print("experts          {} routed ({} a token, {} of {} groups), {} shared\n", config.moe.experts,
+               config.moe.top_k, config.moe.top_groups, config.moe.groups, config.moe.shared_experts);
   }
   fmt::print("context          {} tokens\n\n", positions);
   fmt::print("{:<22}{:>16}{:>18}{:>18}\n", "weights", "parameters", "in the checkpoint", "in memory");
-  for (const auto& [name, r] : parts) fmt::print("{:<22}{:>16}{:>18}{:>18}\n", name, r.parameters, mib(r.stored), mib(r.loaded));
+  for (const auto& [name, r] : parts)
+    fmt::print("{:<22}{:>16}{:>18}{:>18}\n", name, r.parameters, mib(r.stored), mib(r.loaded));
   fmt::print("{:<22}{:>16}{:>18}{:>18}\n\n", "total", total.parameters, mib(total.stored), mib(total.loaded));
   if (flags.tensors) {
-    for (const auto& g : groups) fmt::print("  {:<22}{:<26}{:>5} x [{}, {}] {}\n", g.part, g.name, g.count, g.n, g.k, to_string(g.stored));
+    for (const auto& g : groups)
+      fmt::print("  {:<22}{:<26}{:>5} x [{}, {}] {}\n", g.part, g.name, g.count, g.n, g.k,
+                 to_string(g.stored));
     fmt::print("\n");
   }
-  fmt::print("KV cache         {} bytes a token in {}, {} a block of 64\n", kv.token_bytes() * kv.layers, to_string(kv.dtype), mib(kv.block_bytes()));
-  fmt::print("                 {} for one full context\n", mib(ceil_div(positions, kKvBlockTokens) * kv.block_bytes()));
+  fmt::print("KV cache         {} bytes a token in {}, {} a block of 64\n", kv.token_bytes() * kv.layers,
+             to_string(kv.dtype), mib(kv.block_bytes()));
+  fmt::print("                 {} for one full context\n",
+             mib(ceil_div(positions, kKvBlockTokens) * kv.block_bytes()));
   ASSIGN(auto engine_options, flags.engine.resolve(options));
-  ASSIGN(const i64 blocks, engine::kv_blocks_for(engine_options, kv, positions, backend->device().chip().memory_bytes));
-  fmt::print("                 {} for the pool that serve would take ({} blocks)\n", mib(blocks * kv.block_bytes()), blocks);
+  ASSIGN(const i64 blocks,
+         engine::kv_blocks_for(engine_options, kv, positions, backend->device().chip().memory_bytes));
+  fmt::print("                 {} for the pool that serve would take ({} blocks)\n",
+             mib(blocks * kv.block_bytes()), blocks);
   fmt::print("\n{:<22}{:>18}\n", "weights + KV pool", mib(total.loaded + blocks * kv.block_bytes()));
   return {};
 }
