@@ -163,6 +163,21 @@ TEST(Scheduler, NobodySmallerSlipsPastTheFirstInLine) {
   e.run();
 }
 
+TEST(Scheduler, ARunningPromptKeepsTheBlocksItWasPromised) {
+  SchedOptions o = small();
+  o.num_blocks = 15;
+  o.chunked_prefill_size = 8;
+  TestEngine e(o);
+  const SeqId first = e.submit(request_of(random_tokens(1, 40), 2));
+  const SeqId second = e.submit(request_of(random_tokens(2, 40), 2));
+  while (e.answers[first].tokens.empty()) {
+    e.step();
+    EXPECT_EQ(e.computed[second], 0);
+  }
+  e.run();
+  EXPECT_EQ(e.scheduler.stats().preemptions, 0);
+}
+
 TEST(Scheduler, RefusesWhatCanNeverBeServedAndSaysWhy) {
   SchedOptions o = small();
   o.num_blocks = 10;
