@@ -9,8 +9,7 @@
 #include "cli/model_flags.h"
 #include "cli/progress.h"
 #include "engine/direct.h"
-#include "server/text_frontend.h"
-#include "text/tokenizer.h"
+#include "server/model_text.h"
 
 namespace trireme::cli {
 namespace {
@@ -49,8 +48,7 @@ Result<std::vector<i32>> token_ids(const Json& list, i64 vocab) {
 
 class Reader {
  public:
-  Reader(const text::Tokenizer* tokenizer, const server::TextFrontend* frontend, i64 vocab)
-      : tokenizer_(tokenizer), frontend_(frontend), vocab_(vocab) {}
+  Reader(const server::TextFrontend* text, i64 vocab) : text_(text), vocab_(vocab) {}
 
   Result<Prompt> read(const std::string& line, const std::string& where) const {
     ASSIGN(auto json, parse_ordered_json(line, where));
@@ -64,19 +62,21 @@ class Reader {
       ASSIGN(p.tokens, token_ids(plain["token_ids"], vocab_));
       return p;
     }
-    if (!tokenizer_) return invalid("this model has no tokenizer: give token_ids");
+    if (!text_) return invalid("this model has no tokenizer: give token_ids");
     if (plain.contains("messages")) {
       server::ChatPrompt chat;
       chat.messages = json["messages"];
       if (json.contains("tools")) chat.tools = json["tools"];
-      ASSIGN(p.tokens, frontend_->encode_chat(chat));
+      ASSIGN(p.tokens, text_->encode_chat(chat));
     } else if (plain.contains("text") && plain["text"].is_string()) {
       // The operator's own text: special tokens spelled in it are meant. One that starts with the beginning
       // of text itself, as rendered chat templates do, does not get it twice.
-      ASSIGN(p.tokens, tokenizer_->encode(plain["text"].get<std::string>(),
-                                          {.add_special_tokens = true, .parse_special = true}));
-      if (p.tokens.size() > 1 && p.tokens[0] == tokenizer_->bos() && p.tokens[1] == tokenizer_->bos())
+      ASSIGN(p.tokens, text_->encode(plain["text"].get<std::string>(),
+                                     {.add_special_tokens = true, .parse_special = true}));
+      ASSIGN(const auto around, text_->encode("", {}));
+      if (around.size() == 1 && p.tokens.size() > 1 && p.tokens[0] == around[0] && p.tokens[1] == around[0]) {
         p.tokens.erase(p.tokens.begin());
+      }
     } else {
       return invalid("each line needs \"text\", \"messages\" or \"token_ids\"");
     }
@@ -84,8 +84,7 @@ class Reader {
   }
 
  private:
-  const text::Tokenizer* tokenizer_;
-  const server::TextFrontend* frontend_;
+  const server::TextFrontend* text_;
   i64 vocab_;
 };
 
@@ -130,16 +129,13 @@ Status run_score(const ScoreFlags& flags) {
   if (flags.chunk < 1) return invalid("--chunk {}: must be at least 1", flags.chunk);
   std::ifstream in(flags.input);
   if (!in) return fail(ErrorCode::kNotFound, "cannot open {}", flags.input);
-  std::shared_ptr<const text::Tokenizer> tokenizer;
-  std::unique_ptr<server::TextFrontend> frontend;
+  std::unique_ptr<server::TextFrontend> text;
   if (!options.dummy) {
-    ASSIGN(auto loaded, text::Tokenizer::load(options.model));
-    tokenizer = std::move(loaded);
-    ASSIGN(frontend, server::make_text_frontend(options.model, tokenizer, {}));
+    ASSIGN(text, server::load_text_frontend(options.model));
   }
   ASSIGN(auto runtime, engine::load_runtime(options));
   ASSIGN(auto runner, engine::DirectRunner::create(runtime, runtime.max_model_len));
-  const Reader reader(tokenizer.get(), frontend.get(), runtime.config.vocab_size);
+  const Reader reader(text.get(), runtime.config.vocab_size);
 
   std::ofstream out(flags.output);
   if (!out) return fail(ErrorCode::kNotFound, "cannot write {}", flags.output);
