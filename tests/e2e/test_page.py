@@ -1,0 +1,54 @@
+"""The chat page in a real browser, headless."""
+import shutil
+
+import pytest
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def page(server):
+    if not CHROMIUM:
+        pytest.fail("Chromium is not installed: tools/install_packages --tests installs it")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1100, "height": 800})
+        page.problems = []
+        page.on("pageerror", lambda e: page.problems.append(str(e)))
+        page.on("console", lambda m: page.problems.append(m.text) if m.type == "error" else None)
+        page.goto(server.url + "/")
+        yield page
+        assert page.problems == []
+        browser.close()
+
+
+def ask(page, text):
+    page.fill("#prompt", text)
+    page.click("#send")
+
+
+def last_answer(page):
+    return page.locator(".message.assistant").last
+
+
+def test_a_question_is_answered_as_a_stream(page):
+    page.fill("#temperature", "0")
+    ask(page, "What is the Debian package wireshark?")
+    page.wait_for_function("document.querySelector('.message.assistant')?.textContent.includes('wireshark')", timeout=20000)
+    page.wait_for_selector("#send:enabled", timeout=30000)
+    assert "tok/s" in page.inner_text("#stats")
+
+
+def test_markup_in_a_message_stays_text(page):
+    ask(page, "<img src=x onerror=\"window.hacked=1\"><b>bold</b>")
+    page.wait_for_selector("#send:enabled", timeout=30000)
+    assert page.evaluate("window.hacked") is None
+    assert page.locator(".message.user img, .message.user b").count() == 0
+
+
+def test_stop_ends_an_answer_and_frees_it(page, server):
+    ask(page, "Write a very long text about every package there is, " * 3)
+    page.wait_for_selector("#stop:visible", timeout=10000)
+    page.click("#stop")
+    page.wait_for_selector("#send:enabled", timeout=10000)
