@@ -13,7 +13,7 @@ constexpr milliseconds kBelieveFailure{500};
 
 Canary::Canary(Engine& engine, const TextFrontend& text, milliseconds token_age, milliseconds timeout)
     : engine_(engine), token_age_(token_age), timeout_(timeout) {
-  auto ids = text.encode("ready", true);
+  auto ids = text.encode("ready", {});
   if (ids && !ids->empty()) prompt_ = std::move(*ids);
   if (prompt_.empty()) prompt_.push_back(0);
   prompt_.resize(1);

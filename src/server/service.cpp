@@ -231,13 +231,12 @@ HttpReply Service::tokenize(std::string_view body) const {
       ASSIGN(const auto chat, parse_chat_prompt(json, limits));
       ASSIGN(ids, encode_bounded(text, chat, limits));
     } else {
-      ASSIGN(const auto special, fields.boolean("add_special_tokens"));
+      ASSIGN(const auto how, parse_encode_options(json));
       const auto* prompt = fields.find("prompt");
       if (!prompt)
         return bad_param("prompt", "give prompt, a string, or messages", "missing_required_parameter");
       if (!prompt->is_string()) return fields.wrong_type("prompt", "a string");
-      ASSIGN(ids,
-             encode_bounded(text, prompt->get_ref<const std::string&>(), special.value_or(true), limits));
+      ASSIGN(ids, encode_bounded(text, prompt->get_ref<const std::string&>(), how, limits));
     }
     std::string out = fmt::format(R"({{"count":{},"max_model_len":{},"tokens":[{}],"token_strs":)",
                                   ids.size(), limits.max_model_len, fmt::join(ids, ","));

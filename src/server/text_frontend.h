@@ -42,12 +42,17 @@ struct ChatPrompt {
   bool add_special_tokens = false;  // beyond those in the template
 };
 
+struct EncodeText {
+  bool add_special_tokens = true;  // those that the tokenizer puts around a text
+  bool parse_special = false;      // special tokens spelled in the text become these tokens
+};
+
 // Thread-safe.
 class TextFrontend {
  public:
   virtual ~TextFrontend() = default;
 
-  virtual Result<std::vector<TokenId>> encode(std::string_view text, bool add_special_tokens) const = 0;
+  virtual Result<std::vector<TokenId>> encode(std::string_view text, const EncodeText& how) const = 0;
   // kUnsupported: this model has no chat template. kInvalidArgument: the template refused the messages.
   virtual Result<std::vector<TokenId>> encode_chat(const ChatPrompt& prompt) const = 0;
   virtual std::string decode(std::span<const TokenId> ids, bool skip_special_tokens) const = 0;

@@ -136,9 +136,12 @@ net::awaitable<void> Connection::unwatch() {
 }
 
 net::awaitable<bool> Connection::write(std::string_view bytes) {
-  set_deadline(service_.options.slow_reader_timeout +
-               from_seconds(static_cast<double>(bytes.size()) / kMinBytesPerSecond));
+  // A client that takes nothing for a while is gone, and so is one that takes a little for ever.
+  const Duration stall = service_.options.slow_reader_timeout;
+  const Time end = std::chrono::steady_clock::now() + stall +
+                   from_seconds(static_cast<double>(bytes.size()) / kMinBytesPerSecond);
   while (!bytes.empty() && !gone_) {
+    set_deadline(std::min(stall, Duration(end - std::chrono::steady_clock::now())));
     const auto [ec, n] = co_await socket_.async_write_some(net::buffer(bytes.data(), bytes.size()), kToken);
     if (ec) co_return false;
     bytes.remove_prefix(n);

@@ -41,7 +41,7 @@ std::string log_details(const Generation& generation) {
 }  // namespace
 
 void Connection::check_slow_reader() {
-  if (!writing_stream_ || !generation_) return;
+  if (!writing_stream_ || !generation_ || gone_) return;
   const auto& options = service_.options;
   const auto waiting = frame_.size() + generation_->output().size();
   if (waiting <= options.slow_reader_bytes) {

@@ -150,10 +150,13 @@ void Generation::on_event(int index, Event&& event, Time at) {
   if (!choice.done && event.finish != FinishReason::kNone) {
     switch (event.finish) {
       case FinishReason::kStop:
-      case FinishReason::kLength:
-        choice.piece += choice.text->flush().text;
-        finish_choice(choice, event.finish == FinishReason::kStop ? "stop" : "length", at);
+      case FinishReason::kLength: {
+        // What was held back may still hold a stop string.
+        const auto rest = choice.text->flush();
+        choice.piece += rest.text;
+        finish_choice(choice, rest.stopped || event.finish == FinishReason::kStop ? "stop" : "length", at);
         break;
+      }
       case FinishReason::kDeadline:
         finish_choice(choice, "deadline", at);
         return fail({504, "the request's timeout passed before it was complete", "timeout_error", "",

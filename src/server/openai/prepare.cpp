@@ -76,9 +76,9 @@ ApiResult<std::vector<TokenId>> encode_bounded(const TextFrontend& text, const C
 }
 
 ApiResult<std::vector<TokenId>> encode_bounded(const TextFrontend& text, std::string_view prompt,
-                                               bool add_special_tokens, const RequestLimits& limits) {
+                                               const EncodeText& how, const RequestLimits& limits) {
   TRY(check_bytes(prompt.size(), "prompt", limits));
-  auto ids = text.encode(prompt, add_special_tokens);
+  auto ids = text.encode(prompt, how);
   if (!ids) return tl::unexpected(api_error(ids.error(), "prompt"));
   return std::move(*ids);
 }
@@ -97,7 +97,7 @@ ApiResult<PreparedRequest> prepared(GenerationRequest request, const TextFronten
       out.prompts.push_back(std::move(*tokens));
     } else {
       auto& string = std::get<std::string>(prompt);
-      ASSIGN(auto ids, encode_bounded(text, string, request.add_special_tokens, limits));
+      ASSIGN(auto ids, encode_bounded(text, string, request.encode, limits));
       out.prompts.push_back(std::move(ids));
       if (request.echo) out.echoes.push_back(std::move(string));
     }

@@ -29,7 +29,7 @@ struct GenerationRequest {
   bool chat = false;
   ChatPrompt chat_prompt;             // when chat
   std::vector<TextOrTokens> prompts;  // when not
-  bool add_special_tokens = true;     // to prompts that are text
+  EncodeText encode;                  // of prompts that are text
   bool echo = false;
 
   int n = 1;
@@ -50,6 +50,8 @@ struct GenerationRequest {
 ApiResult<void> check_model(const OrderedJson& body, const RequestLimits& limits);
 ApiResult<GenerationRequest> parse_chat_request(OrderedJson body, const RequestLimits& limits);
 ApiResult<GenerationRequest> parse_completion_request(OrderedJson body, const RequestLimits& limits);
+// How a text prompt is to be encoded.
+ApiResult<EncodeText> parse_encode_options(const OrderedJson& body);
 // The messages and tools of a body, for the routes that only count tokens.
 ApiResult<ChatPrompt> parse_chat_prompt(OrderedJson& body, const RequestLimits& limits);
 
@@ -66,6 +68,6 @@ ApiResult<PreparedRequest> prepared(GenerationRequest request, const TextFronten
 ApiResult<std::vector<TokenId>> encode_bounded(const TextFrontend& text, const ChatPrompt& prompt,
                                                const RequestLimits& limits);
 ApiResult<std::vector<TokenId>> encode_bounded(const TextFrontend& text, std::string_view prompt,
-                                               bool add_special_tokens, const RequestLimits& limits);
+                                               const EncodeText& how, const RequestLimits& limits);
 
 }  // namespace trireme::server

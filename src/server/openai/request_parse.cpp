@@ -219,7 +219,7 @@ ApiResult<void> read_common(const OrderedJson& body, const RequestLimits& limits
   if (salt && salt->empty()) return bad_param("cache_salt", "cache_salt: cannot be an empty string");
   out.cache_salt = salt.value_or("");
   ASSIGN(const auto user, fields.text("user", 4096));
-  ASSIGN(const auto timeout, fields.number("timeout", 0, 86400, true));
+  ASSIGN(const auto timeout, fields.number("timeout", 0.001, 86400));
   if (timeout) {
     out.timeout =
         std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::duration<double>(*timeout));
@@ -284,6 +284,13 @@ ApiResult<void> check_model(const OrderedJson& body, const RequestLimits& limits
       "invalid_request_error", "model", "model_not_found", 0});
 }
 
+ApiResult<EncodeText> parse_encode_options(const OrderedJson& body) {
+  const Fields fields(body);
+  ASSIGN(const auto add, fields.boolean("add_special_tokens"));
+  ASSIGN(const auto parse, fields.boolean("parse_special"));
+  return EncodeText{add.value_or(true), parse.value_or(false)};
+}
+
 ApiResult<GenerationRequest> parse_chat_request(OrderedJson body, const RequestLimits& limits) {
   TRY(check_model(body, limits));
   GenerationRequest out;
@@ -304,8 +311,7 @@ ApiResult<GenerationRequest> parse_completion_request(OrderedJson body, const Re
     return bad_param("logprobs", "logprobs of an echoed prompt are not supported; leave out echo or logprobs",
                      "unsupported_value");
   }
-  ASSIGN(const auto special, fields.boolean("add_special_tokens"));
-  out.add_special_tokens = special.value_or(true);
+  ASSIGN(out.encode, parse_encode_options(body));
   TRY(read_prompts(body, limits, out));
   return out;
 }

@@ -39,7 +39,7 @@ class FakeStreamText final : public StreamText {
 
 class FakeText final : public TextFrontend {
  public:
-  Result<std::vector<TokenId>> encode(std::string_view text, bool) const override {
+  Result<std::vector<TokenId>> encode(std::string_view text, const EncodeText&) const override {
     std::vector<TokenId> ids;
     for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
     return ids;

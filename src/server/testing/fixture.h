@@ -49,12 +49,12 @@ struct Serving {
   }
   Answer chat(const Json& more) const {
     Json body = {{"model", "demo"}, {"messages", {{{"role", "user"}, {"content", "hi"}}}}, {"max_tokens", 8}};
-    body.update(more);
+    if (!more.is_null()) body.update(more);
     return post("/v1/chat/completions", body.dump());
   }
   Answer complete(const Json& more) const {
     Json body = {{"model", "demo"}, {"prompt", "hi"}, {"max_tokens", 8}};
-    body.update(more);
+    if (!more.is_null()) body.update(more);
     return post("/v1/completions", body.dump());
   }
 
