@@ -50,7 +50,7 @@ class Bpe {
 
   BpeSpec spec_;
   std::unordered_map<std::string_view, TokenId> id_of_bytes_;  // views into spec_.token_bytes
-  FlatMap merges_;  // (left, right) -> rank << 32 | result
+  FlatMap merges_;                                             // (left, right) -> rank << 32 | result
 };
 
 }  // namespace trireme::text

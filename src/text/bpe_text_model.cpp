@@ -54,7 +54,8 @@ Status BpeTextModel::encode_word(std::string_view word, WordCache& cache, std::v
   return {};
 }
 
-Status BpeTextModel::encode_scanned(std::string_view text, ScannerKind kind, std::vector<TokenId>& out) const {
+Status BpeTextModel::encode_scanned(std::string_view text, ScannerKind kind,
+                                    std::vector<TokenId>& out) const {
   const auto lease = caches_.borrow();
   WordCache& cache = *lease;
   std::size_t ends[kBatch], pos = 0, begin = 0;

@@ -8,7 +8,9 @@ namespace trireme::text {
 namespace {
 
 // Printable bytes of Latin-1 stand for themselves; the others take the code points from 256 on, in order.
-constexpr bool stands_for_itself(u32 b) { return (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE; }
+constexpr bool stands_for_itself(u32 b) {
+  return (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
+}
 
 struct Alphabet {
   std::array<u16, 256> character{};

@@ -26,9 +26,11 @@ std::string type_of(const Json& json) {
 Result<std::string> to_form(const UNormalizer2* form, std::string_view text) {
   const auto* normalizer = reinterpret_cast<const icu::Normalizer2*>(form);
   std::string out;
-  icu::StringByteSink<std::string> sink(&out, static_cast<int32_t>(std::min<std::size_t>(text.size(), 1u << 30)));
+  icu::StringByteSink<std::string> sink(&out,
+                                        static_cast<int32_t>(std::min<std::size_t>(text.size(), 1u << 30)));
   UErrorCode error = U_ZERO_ERROR;
-  normalizer->normalizeUTF8(0, icu::StringPiece(text.data(), static_cast<int32_t>(text.size())), sink, nullptr, error);
+  normalizer->normalizeUTF8(0, icu::StringPiece(text.data(), static_cast<int32_t>(text.size())), sink,
+                            nullptr, error);
   if (U_FAILURE(error)) return invalid("Unicode normalization failed: {}", u_errorName(error));
   return out;
 }

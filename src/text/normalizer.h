@@ -1,4 +1,5 @@
-// The "normalizer" of tokenizer.json: null, NFC, NFD, NFKC, NFKD, Prepend, Replace, Sequence. Thread-safe after parse.
+// The "normalizer" of tokenizer.json: null, NFC, NFD, NFKC, NFKD, Prepend, Replace, Sequence. Thread-safe
+// after parse.
 #pragma once
 #include <string>
 #include <vector>

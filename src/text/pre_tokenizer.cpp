@@ -48,7 +48,7 @@ struct SplitStep final : PreTokenStep {
     for (std::size_t i = 0; i < in.size(); ++i) {
       const bool after_word = i > 0 && !in[i - 1].delimiter;
       const bool after_delimiter = i > 0 && in[i - 1].delimiter;
-      const bool join = behavior == Behavior::kContiguous           ? i > 0 && in[i].delimiter == in[i - 1].delimiter
+      const bool join = behavior == Behavior::kContiguous ? i > 0 && in[i].delimiter == in[i - 1].delimiter
                         : behavior == Behavior::kMergedWithPrevious ? in[i].delimiter && after_word
                                                                     : !in[i].delimiter && after_delimiter;
       if (join) {
@@ -114,7 +114,8 @@ struct MetaspaceStep final : PreTokenStep {
   std::string replacement;
   std::string scheme;
   bool cut;
-  MetaspaceStep(std::string r, std::string s, bool c) : replacement(std::move(r)), scheme(std::move(s)), cut(c) {}
+  MetaspaceStep(std::string r, std::string s, bool c)
+      : replacement(std::move(r)), scheme(std::move(s)), cut(c) {}
   Status apply(std::string_view piece, bool first, Pieces& out) const override {
     std::string text;
     for (const char c : piece) {
@@ -222,7 +223,8 @@ Status PreTokenizer::add_split(const Json& json) {
   const auto regex = pattern->find("Regex");
   const std::string text = regex == pattern->end() ? std::string() : regex->get<std::string>();
   // Removing what does not match changes nothing when the pattern covers all text.
-  const bool covers = text == patterns_of(ScannerKind::kCl100k)[0] || text == patterns_of(ScannerKind::kQwen2)[0] ||
+  const bool covers = text == patterns_of(ScannerKind::kCl100k)[0] ||
+                      text == patterns_of(ScannerKind::kQwen2)[0] ||
                       text == patterns_of(ScannerKind::kGpt2)[0];
   if ((behavior == Behavior::kIsolated && !invert) || (behavior == Behavior::kRemoved && invert && covers)) {
     isolated_patterns_.push_back(text);

@@ -1,5 +1,5 @@
-// The "pre_tokenizer" of tokenizer.json: cuts text into the words that BPE sees. Sequence, Split, ByteLevel, Digits,
-// Metaspace. Well-known pattern lists run as scanners, others through PCRE2. Thread-safe after parse.
+// The "pre_tokenizer" of tokenizer.json: cuts text into the words that BPE sees. Sequence, Split, ByteLevel,
+// Digits, Metaspace. Well-known pattern lists run as scanners, others through PCRE2. Thread-safe after parse.
 #pragma once
 #include <deque>
 #include <memory>

@@ -32,7 +32,8 @@ Result<std::optional<ProtoField>> ProtoReader::next() {
   ProtoField field;
   field.number = static_cast<u32>(key >> 3);
   field.wire_type = static_cast<int>(key & 7);
-  if (key >> 3 == 0 || key >> 32 != 0) return fail(ErrorCode::kDataLoss, "protobuf: a field number out of range");
+  if (key >> 3 == 0 || key >> 32 != 0)
+    return fail(ErrorCode::kDataLoss, "protobuf: a field number out of range");
   switch (field.wire_type) {
     case 0: {
       ASSIGN(field.value, varint());
@@ -48,12 +49,14 @@ Result<std::optional<ProtoField>> ProtoReader::next() {
     }
     case 2: {
       ASSIGN(const u64 size, varint());
-      if (size > rest_.size()) return fail(ErrorCode::kDataLoss, "protobuf: a field is longer than the bytes that are left");
+      if (size > rest_.size())
+        return fail(ErrorCode::kDataLoss, "protobuf: a field is longer than the bytes that are left");
       field.bytes = rest_.substr(0, size);
       rest_.remove_prefix(size);
       break;
     }
-    default: return fail(ErrorCode::kDataLoss, "protobuf: wire type {} is not used", field.wire_type);
+    default:
+      return fail(ErrorCode::kDataLoss, "protobuf: wire type {} is not used", field.wire_type);
   }
   return field;
 }

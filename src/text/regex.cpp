@@ -78,7 +78,8 @@ Result<Regex> Regex::compile_pcre(const std::string& pattern, u32 options) {
   int error = 0;
   std::size_t at = 0;
   auto code = std::make_shared<Code>();
-  code->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), options, &error, &at, nullptr);
+  code->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), options, &error,
+                             &at, nullptr);
   if (code->code == nullptr) {
     return invalid("the split pattern does not compile at byte {}: {}", at, message_of(error));
   }
@@ -86,7 +87,8 @@ Result<Regex> Regex::compile_pcre(const std::string& pattern, u32 options) {
   return Regex(std::move(code));
 }
 
-Status Regex::for_each(std::string_view text, const std::function<void(std::size_t, std::size_t)>& visit) const {
+Status Regex::for_each(std::string_view text,
+                       const std::function<void(std::size_t, std::size_t)>& visit) const {
   const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> data(
       pcre2_match_data_create_from_pattern(code_->code, nullptr), pcre2_match_data_free);
   const std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_context_free)> context(
@@ -102,7 +104,8 @@ Status Regex::for_each(std::string_view text, const std::function<void(std::size
   if (stack) pcre2_jit_stack_assign(context.get(), nullptr, stack.get());
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   for (std::size_t pos = 0; pos < text.size();) {
-    const int found = pcre2_match(code_->code, subject, text.size(), pos, PCRE2_NO_UTF_CHECK, data.get(), context.get());
+    const int found =
+        pcre2_match(code_->code, subject, text.size(), pos, PCRE2_NO_UTF_CHECK, data.get(), context.get());
     if (found == PCRE2_ERROR_NOMATCH) break;
     if (found < 0) {
       return invalid("the tokenizer's split pattern gave up on this text: {}", message_of(found));

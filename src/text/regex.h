@@ -1,5 +1,5 @@
-// One split pattern of a tokenizer, run by PCRE2 with bounded backtracking. Patterns are written for Oniguruma;
-// where its \s differs from PCRE2's (U+180E), \s is spelled out. Thread-safe after compile.
+// One split pattern of a tokenizer, run by PCRE2 with bounded backtracking. Patterns are written for
+// Oniguruma; where its \s differs from PCRE2's (U+180E), \s is spelled out. Thread-safe after compile.
 #pragma once
 #include <functional>
 #include <memory>

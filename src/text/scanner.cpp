@@ -28,7 +28,8 @@ struct AsciiClasses {
     if (c == '\r' || c == '\n') return kSpace | kNewline;
     if (c == ' ' || (c >= 9 && c <= 13)) return kSpace;
     if (c < 33 || c == 127) return 0;
-    if (c == '$' || c == '+' || c == '<' || c == '=' || c == '>' || c == '^' || c == '`' || c == '|' || c == '~') {
+    if (c == '$' || c == '+' || c == '<' || c == '=' || c == '>' || c == '^' || c == '`' || c == '|' ||
+        c == '~') {
       return kSymbol;
     }
     return kPunctuation;
@@ -47,9 +48,10 @@ constexpr u64 letters_of(u64 word) {
 
 // What a scanner sees of the class kCjk.
 enum class View {
-  kPlain,    // nothing
-  kCut,      // these code points have that class and no other: runs and lookaheads end at them, as at a piece's end
-  kInside,   // only these code points; all others are kNumber, where runs and lookaheads end too
+  kPlain,  // nothing
+  kCut,    // these code points have that class and no other: runs and lookaheads end at them, as at a piece's
+           // end
+  kInside,  // only these code points; all others are kNumber, where runs and lookaheads end too
 };
 
 // A view of the text by classes.
@@ -103,7 +105,8 @@ struct Text {
       if (others != 0) return i + static_cast<std::size_t>(std::countr_zero(others)) / 8;
       i += 8;
     }
-    while (i < size && (kAscii.bits[static_cast<u8>(p[i]) & 0x7F] & kLetter) && static_cast<u8>(p[i]) < 0x80) ++i;
+    while (i < size && (kAscii.bits[static_cast<u8>(p[i]) & 0x7F] & kLetter) && static_cast<u8>(p[i]) < 0x80)
+      ++i;
     return i;
   }
   std::size_t letters(std::size_t i, u8 mask) const {
@@ -236,10 +239,14 @@ std::size_t fill(std::string_view text, std::size_t& pos, std::span<std::size_t>
 
 std::span<const std::string_view> patterns_of(ScannerKind kind) {
   switch (kind) {
-    case ScannerKind::kDeepSeekV3: return kDeepSeekPatterns;
-    case ScannerKind::kGpt2: return kGpt2Patterns;
-    case ScannerKind::kCl100k: return kCl100kPatterns;
-    case ScannerKind::kQwen2: break;
+    case ScannerKind::kDeepSeekV3:
+      return kDeepSeekPatterns;
+    case ScannerKind::kGpt2:
+      return kGpt2Patterns;
+    case ScannerKind::kCl100k:
+      return kCl100kPatterns;
+    case ScannerKind::kQwen2:
+      break;
   }
   return kQwen2Patterns;
 }
@@ -248,12 +255,14 @@ std::size_t scan(ScannerKind kind, std::string_view text, std::size_t& pos, std:
   using Plain = Text<View::kPlain>;
   switch (kind) {
     case ScannerKind::kDeepSeekV3:
-      return fill<Text<View::kCut>>(text, pos, ends, [](const auto& t, std::size_t i) { return next_deepseek(t, i); });
+      return fill<Text<View::kCut>>(text, pos, ends,
+                                    [](const auto& t, std::size_t i) { return next_deepseek(t, i); });
     case ScannerKind::kGpt2:
       return fill<Plain>(text, pos, ends, [](const auto& t, std::size_t i) { return next_gpt2(t, i); });
     case ScannerKind::kCl100k:
       return fill<Plain>(text, pos, ends, [](const auto& t, std::size_t i) { return next_cl100k<3>(t, i); });
-    case ScannerKind::kQwen2: break;
+    case ScannerKind::kQwen2:
+      break;
   }
   return fill<Plain>(text, pos, ends, [](const auto& t, std::size_t i) { return next_cl100k<1>(t, i); });
 }

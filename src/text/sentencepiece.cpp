@@ -26,9 +26,11 @@ Result<SentencePieceModel::Piece> parse_piece(std::string_view bytes) {
       piece.text = field->bytes;
     } else if (field->number == 2 && field->wire_type == 5) {
       piece.score = field->as_float();
-      if (!std::isfinite(piece.score)) return invalid("tokenizer.model: a piece's score is not a finite number");
+      if (!std::isfinite(piece.score))
+        return invalid("tokenizer.model: a piece's score is not a finite number");
     } else if (field->number == 3 && field->wire_type == 0) {
-      if (field->value < 1 || field->value > 6) return invalid("tokenizer.model: unknown piece type {}", field->value);
+      if (field->value < 1 || field->value > 6)
+        return invalid("tokenizer.model: unknown piece type {}", field->value);
       piece.type = static_cast<SentencePieceModel::Type>(field->value);
     }
   }
@@ -55,13 +57,18 @@ Status parse_trainer(std::string_view bytes, SentencePieceModel& model) {
     switch (field->number) {
       case 3:
         if (field->value != 1 && field->value != 2) {
-          return fail(ErrorCode::kUnsupported, "tokenizer.model: model type {} is not supported, only Unigram (1) and BPE (2)",
+          return fail(ErrorCode::kUnsupported,
+                      "tokenizer.model: model type {} is not supported, only Unigram (1) and BPE (2)",
                       field->value);
         }
         model.unigram = field->value == 1;
         break;
-      case 24: model.space_as_suffix = field->value != 0; break;
-      case 35: model.byte_fallback = field->value != 0; break;
+      case 24:
+        model.space_as_suffix = field->value != 0;
+        break;
+      case 35:
+        model.byte_fallback = field->value != 0;
+        break;
       case 40: {
         ASSIGN(model.unknown, id_of_value(field->value));
         break;
@@ -74,7 +81,8 @@ Status parse_trainer(std::string_view bytes, SentencePieceModel& model) {
         ASSIGN(model.eos, id_of_value(field->value));
         break;
       }
-      default: break;
+      default:
+        break;
     }
   }
 }
@@ -85,7 +93,9 @@ Status parse_normalizer(std::string_view bytes, SentencePieceModel& model) {
     ASSIGN(const auto field, reader.next());
     if (!field) return {};
     if (field->number == 2 && field->wire_type == 2 && !field->bytes.empty()) {
-      return fail(ErrorCode::kUnsupported, "tokenizer.model: a precompiled_charsmap (a normalizer other than identity) is not supported");
+      return fail(
+          ErrorCode::kUnsupported,
+          "tokenizer.model: a precompiled_charsmap (a normalizer other than identity) is not supported");
     }
     if (field->wire_type != 0) continue;
     if (field->number == 3) model.dummy_prefix = field->value != 0;
@@ -106,7 +116,8 @@ Result<SentencePieceModel> SentencePieceModel::parse(std::string_view bytes) {
     if (field->wire_type != 2) continue;
     if (field->number == 1) {
       ASSIGN(Piece piece, parse_piece(field->bytes));
-      if (model.pieces.size() > static_cast<std::size_t>(kMaxTokenId)) return invalid("tokenizer.model: too many pieces");
+      if (model.pieces.size() > static_cast<std::size_t>(kMaxTokenId))
+        return invalid("tokenizer.model: too many pieces");
       model.pieces.push_back(std::move(piece));
     } else if (field->number == 2) {
       TRY(parse_trainer(field->bytes, model));

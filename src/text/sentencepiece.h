@@ -1,5 +1,6 @@
-// SentencePiece's tokenizer.model: BPE (Llama-2, Mixtral) and Unigram, with byte fallback, dummy prefix and white space
-// as U+2581. Models that normalize text by a character map are refused. Kudo, Richardson 2018; Kudo 2018.
+// SentencePiece's tokenizer.model: BPE (Llama-2, Mixtral) and Unigram, with byte fallback, dummy prefix and
+// white space as U+2581. Models that normalize text by a character map are refused. Kudo, Richardson 2018;
+// Kudo 2018.
 #pragma once
 #include "text/tokenizer.h"
 
@@ -16,7 +17,7 @@ struct SentencePieceModel {
   bool unigram = false;
   bool byte_fallback = false;
   bool dummy_prefix = true, remove_extra_spaces = true, escape_spaces = true, space_as_suffix = false;
-  TokenId unknown = 0, bos = 1, eos = 2;  // -1: none
+  TokenId unknown = 0, bos = 1, eos = 2;           // -1: none
   std::string unknown_surface = " \xE2\x81\x87 ";  // what the unknown token decodes to
 
   static Result<SentencePieceModel> parse(std::string_view bytes);

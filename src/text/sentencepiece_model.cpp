@@ -21,8 +21,10 @@ class SentencePieceText final : public TextModel {
     for (std::size_t i = 0; i < model_.pieces.size(); ++i) {
       const auto& piece = model_.pieces[i];
       const u32 id = static_cast<u32>(i);
-      if (piece.type == Type::kByte) byte_ids_[static_cast<std::size_t>(byte_fallback_value(piece.text))] = static_cast<TokenId>(i);
-      if (piece.type == Type::kNormal || (piece.type == Type::kUnused && !model_.unigram)) pieces_.insert(piece.text, id);
+      if (piece.type == Type::kByte)
+        byte_ids_[static_cast<std::size_t>(byte_fallback_value(piece.text))] = static_cast<TokenId>(i);
+      if (piece.type == Type::kNormal || (piece.type == Type::kUnused && !model_.unigram))
+        pieces_.insert(piece.text, id);
       if (piece.type == Type::kNormal) lowest_ = std::min(lowest_, static_cast<double>(piece.score));
     }
     if (lowest_ == std::numeric_limits<double>::max()) lowest_ = 0;
@@ -121,8 +123,8 @@ class SentencePieceText final : public TextModel {
     for (u32 i = 0; i < n; i = symbols[i].next) resegment(surface(symbols[i].begin, symbols[i].end), emit);
   }
 
-  // A piece marked unused only serves joins: it falls back into what it was joined from, here its best two-part
-  // cut by score, and so on.
+  // A piece marked unused only serves joins: it falls back into what it was joined from, here its best
+  // two-part cut by score, and so on.
   template <class Emit>
   void resegment(std::string_view surface, Emit&& emit) const {
     std::vector<std::string_view> stack{surface};

@@ -8,16 +8,19 @@
 namespace trireme::text {
 
 Status StopOptions::validate() const {
-  if (strings.size() > kMaxStrings) return invalid("{} stop strings; at most {} are allowed", strings.size(), kMaxStrings);
+  if (strings.size() > kMaxStrings)
+    return invalid("{} stop strings; at most {} are allowed", strings.size(), kMaxStrings);
   for (const auto& s : strings) {
     if (s.empty()) return invalid("a stop string must not be empty");
-    if (s.size() > kMaxBytes) return invalid("a stop string of {} bytes; at most {} are allowed", s.size(), kMaxBytes);
+    if (s.size() > kMaxBytes)
+      return invalid("a stop string of {} bytes; at most {} are allowed", s.size(), kMaxBytes);
     if (!valid_utf8(s)) return invalid("a stop string is not valid UTF-8");
   }
   return {};
 }
 
-StopMatcher::StopMatcher(StopOptions options) : options_(std::move(options)), matched_(options_.strings.size()) {
+StopMatcher::StopMatcher(StopOptions options)
+    : options_(std::move(options)), matched_(options_.strings.size()) {
   for (const auto& s : options_.strings) {
     std::vector<std::size_t> border(s.size() + 1, 0);
     for (std::size_t i = 1, k = 0; i < s.size(); ++i) {

@@ -1,5 +1,5 @@
-// Finds stop strings in a stream of text, also across its pieces: text that may be the start of a stop string is held
-// back until it is certain. Not thread-safe: one per stream.
+// Finds stop strings in a stream of text, also across its pieces: text that may be the start of a stop string
+// is held back until it is certain. Not thread-safe: one per stream.
 #pragma once
 #include <optional>
 #include <string>
@@ -33,8 +33,9 @@ class StopMatcher {
 
  private:
   StopOptions options_;
-  std::vector<std::vector<std::size_t>> borders_;  // per string, by prefix length: its longest border (Morris-Pratt)
-  std::vector<std::size_t> matched_;               // per string: bytes of it that end the text so far
+  std::vector<std::vector<std::size_t>>
+      borders_;                       // per string, by prefix length: its longest border (Morris-Pratt)
+  std::vector<std::size_t> matched_;  // per string: bytes of it that end the text so far
   std::string held_;
   std::optional<std::string> stopped_by_;
 };

@@ -1,4 +1,5 @@
-// The text of one generated sequence: its tokens become text, stop strings end it. Not thread-safe: one per sequence.
+// The text of one generated sequence: its tokens become text, stop strings end it. Not thread-safe: one per
+// sequence.
 #pragma once
 #include <string>
 

@@ -10,7 +10,9 @@
 namespace trireme::text {
 
 inline std::string demo_dir() { return TRIREME_SOURCE_DIR "/models/trireme-demo"; }
-inline std::string testdata(const std::string& name) { return TRIREME_SOURCE_DIR "/src/text/testdata/" + name; }
+inline std::string testdata(const std::string& name) {
+  return TRIREME_SOURCE_DIR "/src/text/testdata/" + name;
+}
 
 inline const Tokenizer& demo_tokenizer() {
   static const auto tokenizer = Tokenizer::load(demo_dir());
@@ -27,7 +29,7 @@ inline Json json_of(const std::string& path) {
 }  // namespace trireme::text
 
 // Reads a golden of the shared folder, or skips the test.
-#define READ_GOLDEN(variable, name)                                                                  \
-  const auto variable##_result = ::trireme::read_json_file(TRIREME_SHARED_MODELS "/goldens/" name);  \
+#define READ_GOLDEN(variable, name)                                                                        \
+  const auto variable##_result = ::trireme::read_json_file(TRIREME_SHARED_MODELS "/goldens/" name);        \
   if (!variable##_result) GTEST_SKIP() << "needs ../shared/models/goldens/" name " beside the repository"; \
   const ::trireme::Json variable = *variable##_result

@@ -42,7 +42,8 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::load(const std::string& model_dir)
     ASSIGN(const std::string bytes, read_text_file((dir / "tokenizer.model").string()));
     ASSIGN(made, from_sentencepiece(bytes, config));
   } else {
-    return fail(ErrorCode::kNotFound, "{} has neither tokenizer.json nor tokenizer.model; is it a model folder?", model_dir);
+    return fail(ErrorCode::kNotFound,
+                "{} has neither tokenizer.json nor tokenizer.model; is it a model folder?", model_dir);
   }
   for (const char* name : {"generation_config.json", "config.json"}) {
     if (is_file(dir / name)) TRY(made->read_stop_ids((dir / name).string()));
@@ -50,13 +51,15 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::load(const std::string& model_dir)
   return made;
 }
 
-Result<std::unique_ptr<Tokenizer>> Tokenizer::from_json(std::string_view tokenizer_json, std::string_view config) {
+Result<std::unique_ptr<Tokenizer>> Tokenizer::from_json(std::string_view tokenizer_json,
+                                                        std::string_view config) {
   ASSIGN(std::unique_ptr<Tokenizer> made, TokenizerJson::read(tokenizer_json));
   TRY(made->read_config(config));
   return made;
 }
 
-Result<std::unique_ptr<Tokenizer>> Tokenizer::from_sentencepiece(std::string_view model, std::string_view config) {
+Result<std::unique_ptr<Tokenizer>> Tokenizer::from_sentencepiece(std::string_view model,
+                                                                 std::string_view config) {
   ASSIGN(std::unique_ptr<Tokenizer> made, TokenizerSentencePiece::read(model));
   TRY(made->read_config(config));
   return made;
@@ -111,7 +114,8 @@ Status Tokenizer::read_stop_ids(const std::string& path) {
   return {};
 }
 
-Result<std::vector<TokenId>> Tokenizer::encode_trusted(std::string_view text, std::span<const ByteRange> trusted,
+Result<std::vector<TokenId>> Tokenizer::encode_trusted(std::string_view text,
+                                                       std::span<const ByteRange> trusted,
                                                        bool add_special_tokens) const {
   if (text.size() > kMaxTextBytes) return invalid("the text is longer than {} bytes", kMaxTextBytes);
   if (!valid_utf8(text)) return invalid("the text is not valid UTF-8");

@@ -1,9 +1,9 @@
-// Text to token ids and back, from the files that checkpoints ship: tokenizer.json (BPE) or else tokenizer.model
-// (SentencePiece BPE or Unigram). Immutable after load; every method is thread-safe.
+// Text to token ids and back, from the files that checkpoints ship: tokenizer.json (BPE) or else
+// tokenizer.model (SentencePiece BPE or Unigram). Immutable after load; every method is thread-safe.
 //
 // User text never turns into an added token (special or not: "<|user|>", "<think>", "</s>") unless the caller
-// trusts it: see EncodeOptions::parse_special and TextSegment. The one exception are added tokens that are white
-// space only, which are ordinary text.
+// trusts it: see EncodeOptions::parse_special and TextSegment. The one exception are added tokens that are
+// white space only, which are ordinary text.
 #pragma once
 #include <memory>
 #include <span>
@@ -18,8 +18,9 @@
 namespace trireme::text {
 
 struct EncodeOptions {
-  bool add_special_tokens = false;  // what the post-processor or add_bos_token / add_eos_token put around a text
-  bool parse_special = false;       // added tokens spelled in the text become these tokens
+  bool add_special_tokens =
+      false;                   // what the post-processor or add_bos_token / add_eos_token put around a text
+  bool parse_special = false;  // added tokens spelled in the text become these tokens
 };
 
 // A part of a text. Added tokens are recognised only where every byte of them is trusted.
@@ -32,7 +33,8 @@ struct TextSegment {
 class TextModel {
  public:
   virtual ~TextModel() = default;
-  // `first`: the chunk is at the start of the text, not after an added token. REQUIRES: valid UTF-8, not empty.
+  // `first`: the chunk is at the start of the text, not after an added token. REQUIRES: valid UTF-8, not
+  // empty.
   virtual Status encode(std::string_view chunk, bool first, std::vector<TokenId>& out) const = 0;
 };
 
@@ -40,8 +42,9 @@ class Tokenizer {
  public:
   static constexpr std::size_t kMaxTextBytes = 1u << 30;
 
-  // Reads tokenizer.json or tokenizer.model, and tokenizer_config.json, generation_config.json and config.json
-  // when they are there. kNotFound, kInvalidArgument or kUnsupported, naming the file and the component.
+  // Reads tokenizer.json or tokenizer.model, and tokenizer_config.json, generation_config.json and
+  // config.json when they are there. kNotFound, kInvalidArgument or kUnsupported, naming the file and the
+  // component.
   static Result<std::unique_ptr<Tokenizer>> load(const std::string& model_dir);
   // The same from the texts of the files. An empty text: no such file.
   static Result<std::unique_ptr<Tokenizer>> from_json(std::string_view tokenizer_json,
@@ -52,7 +55,8 @@ class Tokenizer {
   // Text that is not UTF-8, or longer than kMaxTextBytes, is refused with kInvalidArgument.
   Result<std::vector<TokenId>> encode(std::string_view text, const EncodeOptions& options = {}) const;
   // The segments are one text: words may span them.
-  Result<std::vector<TokenId>> encode_segments(std::span<const TextSegment> segments, bool add_special_tokens) const;
+  Result<std::vector<TokenId>> encode_segments(std::span<const TextSegment> segments,
+                                               bool add_special_tokens) const;
 
   // The text of ids: their bytes joined, ill-formed UTF-8 as U+FFFD. Ids that do not exist are nothing.
   std::string decode(std::span<const TokenId> ids, bool skip_special = true) const;
@@ -92,7 +96,8 @@ class Tokenizer {
   int strip_ = 0;
 };
 
-// Takes up to `left` spaces from the start of the first text that is not empty; `left` is what may still be taken.
+// Takes up to `left` spaces from the start of the first text that is not empty; `left` is what may still be
+// taken.
 void strip_spaces(std::string_view& part, int& left);
 
 }  // namespace trireme::text

@@ -1,5 +1,6 @@
-// trireme_text_bench MODEL_DIR TEXT_FILE [seconds]: MB/s of Tokenizer::encode on one core. TEXT_FILE is plain text, or
-// .jsonl with {"text"} a line. Cold: a fresh tokenizer, so every cache is empty; warm: the same text again.
+// trireme_text_bench MODEL_DIR TEXT_FILE [seconds]: MB/s of Tokenizer::encode on one core. TEXT_FILE is plain
+// text, or .jsonl with {"text"} a line. Cold: a fresh tokenizer, so every cache is empty; warm: the same text
+// again.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -15,7 +16,9 @@ namespace {
 using trireme::text::Tokenizer;
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 trireme::Result<std::vector<std::string>> read_texts(const std::string& path) {
   ASSIGN(const std::string all, trireme::read_text_file(path, 1u << 30));
@@ -54,8 +57,8 @@ trireme::Status bench(const std::string& model, const std::string& path, double 
     warm.push_back(once);
   }
   std::sort(warm.begin(), warm.end());
-  std::printf("%zu texts, %.3f MB, %zu tokens (%.2f bytes a token); load %.0f ms\n", texts.size(), megabytes, tokens,
-              static_cast<double>(bytes) / static_cast<double>(tokens), load * 1e3);
+  std::printf("%zu texts, %.3f MB, %zu tokens (%.2f bytes a token); load %.0f ms\n", texts.size(), megabytes,
+              tokens, static_cast<double>(bytes) / static_cast<double>(tokens), load * 1e3);
   std::printf("cold %.1f MB/s; warm median %.1f MB/s, best %.1f MB/s over %zu passes\n", megabytes / cold,
               megabytes / warm[warm.size() / 2], megabytes / warm[0], warm.size());
   return {};

@@ -13,7 +13,8 @@ constexpr std::size_t kMaxMerges = 4 << 20;
 
 Result<TokenId> token_id(const Json& json, std::string_view what) {
   if (!json.is_number_integer()) return invalid("{}: the id must be a whole number", what);
-  const bool fits = json.is_number_unsigned() ? json.get<u64>() <= static_cast<u64>(kMaxTokenId) : json.get<i64>() >= 0;
+  const bool fits =
+      json.is_number_unsigned() ? json.get<u64>() <= static_cast<u64>(kMaxTokenId) : json.get<i64>() >= 0;
   if (!fits) return invalid("{}: the id {} is not in 0 to {}", what, json.dump(), kMaxTokenId);
   return json.get<TokenId>();
 }
@@ -35,17 +36,17 @@ struct Decoder {
       return {};
     }
     if (type == "ByteLevel") {
- byte_level = true;
- return {};
-}
+      byte_level = true;
+      return {};
+    }
     if (type == "ByteFallback") {
- byte_fallback = true;
- return {};
-}
+      byte_fallback = true;
+      return {};
+    }
     if (type == "Fuse") {
- fused = true;
- return {};
-}
+      fused = true;
+      return {};
+    }
     if (type == "Replace") {
       ASSIGN(Replacement r, Replacement::parse(json, "decoder Replace"));
       replace.push_back(std::move(r));
@@ -66,9 +67,11 @@ struct Decoder {
     }
     if (type == "Strip") {
       const Json start = json.value("start", Json()), stop = json.value("stop", Json());
-      const bool usual = fused && json.value("content", Json()) == " " && start.is_number_unsigned() && stop == 0;
+      const bool usual =
+          fused && json.value("content", Json()) == " " && start.is_number_unsigned() && stop == 0;
       if (!usual || start.get<u64>() > 16) {
-        return fail(ErrorCode::kUnsupported, "tokenizer.json: this Strip decoder is not supported: {}", json.dump());
+        return fail(ErrorCode::kUnsupported, "tokenizer.json: this Strip decoder is not supported: {}",
+                    json.dump());
       }
       strip = start.get<int>();
       return {};
@@ -109,7 +112,8 @@ struct Builder {
         return invalid("model.vocab: a token of {} bytes; 1 to {} are allowed", text.size(), kMaxTokenBytes);
       }
       if (vocabulary.at(number).exists) {
-        return invalid("the id {} belongs to two tokens, '{}' and '{}'", number, vocabulary.at(number).text, text);
+        return invalid("the id {} belongs to two tokens, '{}' and '{}'", number, vocabulary.at(number).text,
+                       text);
       }
       ASSIGN(std::string bytes, decoder.bytes_of(text));
       TRY(vocabulary.add(number, {.text = text, .bytes = std::move(bytes)}));
@@ -126,7 +130,8 @@ struct Builder {
       AddedToken token;
       ASSIGN(token.content, string_field(entry, "content", kWhat));
       if (token.content.empty() || token.content.size() > kMaxTokenBytes) {
-        return invalid("added_tokens: a token of {} bytes; 1 to {} are allowed", token.content.size(), kMaxTokenBytes);
+        return invalid("added_tokens: a token of {} bytes; 1 to {} are allowed", token.content.size(),
+                       kMaxTokenBytes);
       }
       if (!entry.contains("id")) return invalid("added_tokens '{}': the id is missing", token.content);
       ASSIGN(token.id, token_id(entry["id"], fmt::format("added_tokens '{}'", token.content)));
@@ -164,9 +169,12 @@ struct Builder {
     } else {
       return invalid("merge {} is neither \"a b\" nor [\"a\", \"b\"]", rank);
     }
-    const BpeSpec::Merge merge{vocabulary.id_of(left), vocabulary.id_of(right), vocabulary.id_of(left + right)};
-    if (merge.left < 0) return invalid("merge {} names the token '{}', which is not in the vocabulary", rank, left);
-    if (merge.right < 0) return invalid("merge {} names the token '{}', which is not in the vocabulary", rank, right);
+    const BpeSpec::Merge merge{vocabulary.id_of(left), vocabulary.id_of(right),
+                               vocabulary.id_of(left + right)};
+    if (merge.left < 0)
+      return invalid("merge {} names the token '{}', which is not in the vocabulary", rank, left);
+    if (merge.right < 0)
+      return invalid("merge {} names the token '{}', which is not in the vocabulary", rank, right);
     if (merge.result < 0) {
       return invalid("merge {} makes the token '{}', which is not in the vocabulary", rank, left + right);
     }
@@ -177,7 +185,8 @@ struct Builder {
     BpeSpec spec;
     spec.alphabet = byte_level ? BpeAlphabet::kBytes : BpeAlphabet::kCharacters;
     ASSIGN(const Json* merges, array_field(model, "merges", "model"));
-    if (merges->size() > kMaxMerges) return invalid("model.merges: {} merges; {} are allowed", merges->size(), kMaxMerges);
+    if (merges->size() > kMaxMerges)
+      return invalid("model.merges: {} merges; {} are allowed", merges->size(), kMaxMerges);
     for (std::size_t rank = 0; rank < merges->size(); ++rank) {
       ASSIGN(const BpeSpec::Merge merge, merge_of((*merges)[rank], rank));
       if (!guarded(merge.result)) spec.merges.push_back(merge);
@@ -202,10 +211,12 @@ struct Builder {
     ASSIGN(spec.whole_word_first, bool_field(model, "ignore_merges", false, "model"));
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       const Json value = model.value(key, Json());
-      if (!value.is_null() && value != "") return fail(ErrorCode::kUnsupported, "model.{} is not supported", key);
+      if (!value.is_null() && value != "")
+        return fail(ErrorCode::kUnsupported, "model.{} is not supported", key);
     }
     const Json dropout = model.value("dropout", Json());
-    if (!dropout.is_null() && dropout != 0) return fail(ErrorCode::kUnsupported, "model.dropout is not supported");
+    if (!dropout.is_null() && dropout != 0)
+      return fail(ErrorCode::kUnsupported, "model.dropout is not supported");
     const Json unknown = model.value("unk_token", Json());
     if (!unknown.is_null()) {
       ASSIGN(const std::string name, string_field(model, "unk_token", "model"));
@@ -242,7 +253,8 @@ struct Builder {
     return {};
   }
 
-  Status read_post_processor(const Json& json, int depth, std::vector<TokenId>& before, std::vector<TokenId>& after) const {
+  Status read_post_processor(const Json& json, int depth, std::vector<TokenId>& before,
+                             std::vector<TokenId>& after) const {
     if (json.is_null()) return {};
     ASSIGN(const std::string type, string_field(json, "type", "post_processor"));
     if (type == "ByteLevel") return {};
@@ -268,7 +280,8 @@ Result<std::unique_ptr<Tokenizer>> TokenizerJson::read(std::string_view text) {
   }
   const Json type = model->value("type", Json("BPE"));
   if (type != "BPE") {
-    return fail(ErrorCode::kUnsupported, "tokenizer.json: model type {} is not supported, only BPE", type.dump());
+    return fail(ErrorCode::kUnsupported, "tokenizer.json: model type {} is not supported, only BPE",
+                type.dump());
   }
   ASSIGN(Normalizer normalizer, Normalizer::parse(root.value("normalizer", Json())));
   ASSIGN(PreTokenizer pre_tokenizer, PreTokenizer::parse(root.value("pre_tokenizer", Json())));

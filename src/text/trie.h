@@ -1,4 +1,5 @@
-// A set of byte strings, for finding which of them start at a position. Filled once, then read by many threads.
+// A set of byte strings, for finding which of them start at a position. Filled once, then read by many
+// threads.
 #pragma once
 #include <string_view>
 

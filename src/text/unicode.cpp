@@ -130,7 +130,8 @@ std::size_t incomplete_tail(std::string_view s) {
 }
 
 std::size_t count_code_points(std::string_view s) {
-  return static_cast<std::size_t>(std::count_if(s.begin(), s.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+  return static_cast<std::size_t>(
+      std::count_if(s.begin(), s.end(), [](char c) { return (c & 0xC0) != 0x80; }));
 }
 
 CharTable::CharTable() {

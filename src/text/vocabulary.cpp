@@ -126,7 +126,8 @@ void AddedTokens::cut_range(std::string_view text, ByteRange range, std::span<co
   if (done < range.end) out.push_back({{done, range.end}, -1});
 }
 
-std::vector<AddedTokens::Chunk> AddedTokens::cut(std::string_view text, std::span<const ByteRange> trusted) const {
+std::vector<AddedTokens::Chunk> AddedTokens::cut(std::string_view text,
+                                                 std::span<const ByteRange> trusted) const {
   std::vector<Chunk> first;
   cut_range(text, {0, text.size()}, trusted, false, first);
   if (tries_[1].empty()) return first;

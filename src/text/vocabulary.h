@@ -1,4 +1,5 @@
-// The tokens of a tokenizer by id and by name, and finding added tokens in text. Built once, then read by many threads.
+// The tokens of a tokenizer by id and by name, and finding added tokens in text. Built once, then read by
+// many threads.
 #pragma once
 #include <optional>
 #include <span>
@@ -29,7 +30,8 @@ class Vocabulary {
   // Refuses an id out of range, an id with another token, and a token with another id.
   Status add(TokenId id, Token token);
   const Token& at(TokenId id) const {
-    return id >= 0 && static_cast<std::size_t>(id) < tokens_.size() ? tokens_[static_cast<std::size_t>(id)] : none_;
+    return id >= 0 && static_cast<std::size_t>(id) < tokens_.size() ? tokens_[static_cast<std::size_t>(id)]
+                                                                    : none_;
   }
   Token& mutable_at(TokenId id) { return tokens_[static_cast<std::size_t>(id)]; }
   TokenId id_of(std::string_view text) const;
@@ -48,9 +50,9 @@ class Vocabulary {
 struct AddedToken {
   std::string content;
   TokenId id = -1;
-  bool single_word = false;  // only between characters that are no word characters
+  bool single_word = false;             // only between characters that are no word characters
   bool lstrip = false, rstrip = false;  // takes the white space before / after along
-  bool normalized = false;   // looked for after the ones that are not
+  bool normalized = false;              // looked for after the ones that are not
 };
 
 // A half-open range of bytes.
@@ -68,12 +70,13 @@ class AddedTokens {
     ByteRange range;
     TokenId token = -1;  // -1: plain text
   };
-  // Cuts `text` into plain chunks and added tokens: leftmost, then longest. Tokens are recognised inside `trusted`
-  // (sorted, disjoint, not touching) and, when they are white space only, anywhere.
+  // Cuts `text` into plain chunks and added tokens: leftmost, then longest. Tokens are recognised inside
+  // `trusted` (sorted, disjoint, not touching) and, when they are white space only, anywhere.
   std::vector<Chunk> cut(std::string_view text, std::span<const ByteRange> trusted) const;
 
  private:
-  std::optional<Chunk> match_at(std::string_view text, std::size_t at, std::size_t trusted_end, bool normalized) const;
+  std::optional<Chunk> match_at(std::string_view text, std::size_t at, std::size_t trusted_end,
+                                bool normalized) const;
   void cut_range(std::string_view text, ByteRange range, std::span<const ByteRange> trusted, bool normalized,
                  std::vector<Chunk>& out) const;
 
