@@ -9,6 +9,7 @@
 #include "backends/cpu/cpu_device.h"
 #include "backends/cpu/elementwise.h"
 #include "backends/cpu/linear.h"
+#include "backends/cpu/onednn.h"
 #include "backends/cpu/oracle.h"
 
 namespace trireme::cpu {
@@ -67,14 +68,15 @@ constexpr Ops kOracle = {
 class CpuBackend final : public Backend {
  public:
   using PreparedBytes = i64 (*)(i64 n, i64 k, DType stored);
-  CpuBackend(const char* name, const Ops& ops, int threads, Isa isa, DType kv, PreparedBytes prepared)
-      : name_(name), ops_(ops), kv_(kv), prepared_(prepared), device_(threads, isa) {}
+  CpuBackend(const char* name, const Ops& ops, int threads, Isa isa, DType kv, PreparedBytes prepared,
+             bool onednn = false)
+      : name_(name), ops_(ops), kv_(kv), prepared_(prepared), device_(threads, isa, onednn) {}
   const char* name() const override { return name_; }
   Device& device() override { return device_; }
   const Ops& ops() const override { return ops_; }
   DType act() const override { return DType::kF32; }
   DType kv_dtype() const override { return kv_; }
-  bool batch_invariant() const override { return true; }
+  bool batch_invariant() const override { return !device_.onednn(); }
   i64 prepared_bytes(i64 n, i64 k, DType stored) const override { return prepared_(n, k, stored); }
 
  private:
@@ -106,8 +108,10 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
   }
   const Isa isa = options.isa.value_or(best_isa());
   if (!has_isa(isa)) return fail(ErrorCode::kUnsupported, "this CPU lacks {}", kernels_for(isa).name);
+  // Without AMX our kernels are as fast as oneDNN's, and their results do not depend on the batch.
+  const bool onednn = !options.deterministic && isa == Isa::kAvx512Bf16 && onednn_has_amx();
   return std::make_unique<CpuBackend>("cpu", kFast, options.threads > 0 ? options.threads : cores(), isa,
-                                      DType::kBF16, prepared_bytes);
+                                      DType::kBF16, prepared_bytes, onednn);
 }
 
 }  // namespace trireme::cpu

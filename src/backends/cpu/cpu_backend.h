@@ -13,7 +13,8 @@ namespace trireme::cpu {
 
 struct CpuOptions {
   int threads = 0;  // 0: one a core
-  // Refuses every route whose results could depend on the batch (oneDNN's, where it differs from ours).
+  // No route whose results depend on the batch. It matters only with AMX, where large products otherwise go
+  // to oneDNN.
   bool deterministic = false;
   std::optional<Isa> isa;  // default: the best this CPU has; kUnsupported if it lacks the one asked for
 };

@@ -124,10 +124,12 @@ void* Scratch::grow(int slot, i64 bytes) {
   return data_[slot].get();
 }
 
-CpuDevice::CpuDevice(int threads, Isa isa)
-    : chip_(describe_chip(threads, isa)), kernels_(kernels_for(isa)), pool_(threads) {}
+CpuDevice::CpuDevice(int threads, Isa isa, bool onednn)
+    : chip_(describe_chip(threads, isa)), kernels_(kernels_for(isa)), onednn_(onednn), pool_(threads) {
+  CHECK(!onednn || isa == Isa::kAvx512Bf16);
+}
 
-std::unique_ptr<Stream> CpuDevice::make_stream() { return std::make_unique<CpuStream>(pool_, kernels_); }
+std::unique_ptr<Stream> CpuDevice::make_stream() { return std::make_unique<CpuStream>(*this); }
 
 Result<Buffer> CpuDevice::allocate(i64 bytes) {
   if (bytes < 0) return invalid("cannot allocate {} bytes", bytes);

@@ -38,7 +38,8 @@ class Scratch {
 
 class CpuDevice final : public Device {
  public:
-  CpuDevice(int threads, Isa isa);
+  // `onednn`: large BF16 products go to oneDNN (onednn.h). REQUIRES for it: Isa::kAvx512Bf16.
+  CpuDevice(int threads, Isa isa, bool onednn = false);
   const Chip& chip() const override { return chip_; }
   std::unique_ptr<Stream> make_stream() override;
   Result<Buffer> allocate(i64 bytes) override;
@@ -49,22 +50,28 @@ class CpuDevice final : public Device {
   i64 allocated_bytes() const { return allocated_->load(); }  // by live Buffers; thread-safe
   ThreadPool& pool() { return pool_; }
   const Kernels& kernels() const { return kernels_; }
+  bool onednn() const { return onednn_; }
 
  private:
   Chip chip_;
   const Kernels& kernels_;
+  bool onednn_;
   ThreadPool pool_;
   std::shared_ptr<std::atomic<i64>> allocated_ = std::make_shared<std::atomic<i64>>(0);
 };
 
 class CpuStream final : public Stream {
  public:
-  CpuStream(ThreadPool& threads, const Kernels& table)
-      : pool(threads), kernels(table), worker(static_cast<std::size_t>(threads.threads())) {}
+  explicit CpuStream(CpuDevice& d)
+      : pool(d.pool()),
+        kernels(d.kernels()),
+        onednn(d.onednn()),
+        worker(static_cast<std::size_t>(pool.threads())) {}
   Status synchronize() override { return {}; }
 
   ThreadPool& pool;
   const Kernels& kernels;
+  const bool onednn;
   Scratch shared;
   std::vector<Scratch> worker;  // [pool.threads()]
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "backends/cpu/args_check.h"
+#include "backends/cpu/onednn.h"
 
 namespace trireme::cpu {
 namespace {
@@ -72,6 +73,42 @@ const char* pack_rows(CpuStream& s, std::span<const Product> products, i64 rows,
   return out;
 }
 
+// As many leading rows of a product as make blocks for oneDNN; returns how many it did. Blocks have few
+// heights, because oneDNN compiles code for each shape that it meets.
+i64 multiply_by_onednn(CpuStream& s, const Product& p, const char* x) {
+  const PackedWeight& w = *p.w;
+  struct Rows {
+    i64 first, count;
+  };
+  std::vector<Rows> blocks;
+  i64 done = 0;
+  for (const i64 height : {128, 64, 32})
+    for (; p.rows - done >= height; done += height) blocks.push_back({done, height});
+  if (blocks.empty()) return 0;
+  const i64 panels = ceil_div(w.n, kPanel), rows = static_cast<i64>(blocks.size());
+  const i64 columns_parts =
+      std::clamp<i64>(ceil_div(2 * s.pool.threads(), rows), ceil_div(panels, 16), panels);
+  std::atomic<bool> fine{true};
+  s.pool.parallel_for(columns_parts * rows, 1, [&](i64 begin, i64 end, int worker) {
+    for (i64 i = begin; i < end && fine; ++i) {
+      const Rows block = blocks[i % rows];
+      const i64 part = i / rows, first = panels * part / columns_parts,
+                last = panels * (part + 1) / columns_parts;
+      const i64 column = first * kPanel, columns = std::min(last * kPanel, w.n) - column;
+      float* const y = s.worker[worker].take<float>(0, block.count * columns);
+      if (!onednn_multiply(
+              {w.panel(first), columns, w.padded_k, x + block.first * w.padded_k * 2, block.count, y}))
+        fine = false;
+      for (i64 r = 0; r < block.count; ++r) {
+        float* const out = p.out + (block.first + r) * p.out_stride + column;
+        std::copy_n(y + r * columns, columns, out);
+        if (!w.bias.empty()) s.kernels.add(out, w.bias.data() + column, columns);
+      }
+    }
+  });
+  return fine ? done : 0;
+}
+
 }  // namespace
 
 void multiply(CpuStream& s, std::span<const Product> products) {
@@ -80,14 +117,22 @@ void multiply(CpuStream& s, std::span<const Product> products) {
   if (rows == 0) return;
   const PackedWeight& shape = *products[0].w;
   // Rows a multiple of 4 KiB apart would all fall into one set of the L1 cache.
-  const i64 stride = shape.padded_k + (shape.padded_k % 1024 == 0 ? 32 : 0);
+  // oneDNN takes dense rows only.
+  const i64 stride = shape.padded_k + (shape.padded_k % 1024 == 0 && !s.onednn ? 32 : 0);
   const char* x = shape.bf16 ? pack_rows(s, products, rows, shape.k, shape.padded_k, stride) : nullptr;
 
+  std::vector<Product> left(products.begin(), products.end());
   std::vector<Plan> plans;
   i64 pieces = 0;
   double bytes = 0, flops = 0;
   const i64 panels = ceil_div(shape.n, kPanel);
-  for (const auto& p : products) {
+  for (auto& p : left) {
+    if (s.onednn && shape.bf16) {
+      const i64 done = multiply_by_onednn(s, p, x);
+      p.rows -= done;
+      p.out += done * p.out_stride;
+      x += done * stride * s.kernels.x_bytes;
+    }
     if (p.rows > 0) {
       const i64 chunks = shape.padded_k > kBlockK ? ceil_div(p.rows, 1024) : ceil_div(p.rows, kRowsAPiece);
       plans.push_back({&p, shape.bf16 ? x : reinterpret_cast<const char*>(p.x), pieces, chunks});
@@ -97,6 +142,7 @@ void multiply(CpuStream& s, std::span<const Product> products) {
     }
     if (shape.bf16) x += p.rows * stride * s.kernels.x_bytes;
   }
+  if (plans.empty()) return;
   const double ns = std::max(bytes / kBytesANs, flops / kFlopsANs);
   const i64 threads = s.pool.threads();
   // Enough pieces to even out, none too short to be worth taking; neighbours stay together.

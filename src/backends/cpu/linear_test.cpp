@@ -1,3 +1,4 @@
+#include "backends/cpu/linear.h"
 #include "backends/cpu/test_util.h"
 
 namespace trireme::cpu {
@@ -150,6 +151,28 @@ TEST_P(Linear, HeadsAndExpertsAreTheLinearOfTheirRows) {
     EXPECT_EQ(run_linear(fast, one, w[expert]),
               std::vector<float>(ga.f32() + r * kN, ga.f32() + (r + 1) * kN))
         << "row " << r;
+  }
+}
+
+TEST(OnednnRoute, AgreesWithOurKernelsForLargeProducts) {
+  if (!has_isa(Isa::kAvx512Bf16)) GTEST_SKIP() << "needs AVX512-BF16";
+  Rng rng(fresh_seed());
+  CpuDevice plain(2, Isa::kAvx512Bf16), with(2, Isa::kAvx512Bf16, true);
+  const auto a = plain.make_stream(), b = with.make_stream();
+  for (const auto& [m, n, k] :
+       {std::array<i64, 3>{32, 200, 101}, {77, 64, 512}, {130, 30, 4500}, {33, 700, 64}}) {
+    Tensor x = random_tensor(rng, DType::kF32, {m, k}), stored = random_tensor(rng, DType::kBF16, {n, k}),
+           bias = random_tensor(rng, DType::kF32, {n});
+    LinearWeight w;
+    w.n = n;
+    w.k = k;
+    w.weight = stored.view();
+    w.bias = bias.view();
+    EXPECT_OK(prepare(plain, w));
+    Tensor ya(DType::kF32, {m, n}), yb(DType::kF32, {m, n});
+    EXPECT_OK(linear({x.view(), &w, ya.view()}, *a));
+    EXPECT_OK(linear({x.view(), &w, yb.view()}, *b));
+    EXPECT_LT(relative_error(yb.values(), ya.values()), 1e-5) << m << " " << n << " " << k;
   }
 }
 

@@ -104,6 +104,7 @@ struct Runner {
     CpuOptions o;
     o.threads = threads;
     o.isa = isa;
+    o.deterministic = true;  // oneDNN's route has a test of its own
     return Runner(make_cpu_backend(o).value());
   }
   explicit Runner(std::unique_ptr<Backend> b)
