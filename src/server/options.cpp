@@ -25,6 +25,22 @@ Result<ServerOptions> validated(ServerOptions o) {
   if (o.max_header_bytes < 1024 || o.max_header_bytes > (1u << 20)) {
     return invalid("--max-header-bytes {}: give 1024 to 1048576", o.max_header_bytes);
   }
+  for (const auto& [flag, value] : std::initializer_list<std::pair<const char*, milliseconds>>{
+           {"--header-timeout", o.header_timeout},
+           {"--body-timeout", o.body_timeout},
+           {"--keep-alive-timeout", o.idle_timeout},
+           {"--slow-reader-timeout", o.slow_reader_timeout},
+           {"the heartbeat of streams", o.sse_heartbeat},
+           {"the timeout of /ready", o.ready_canary_timeout}}) {
+    if (value < milliseconds(1) || value > std::chrono::hours(24)) {
+      return invalid("{}: give a time from a millisecond to a day", flag);
+    }
+  }
+  if (o.drain_timeout < milliseconds(0) || o.drain_timeout > std::chrono::hours(24)) {
+    return invalid("--drain-timeout: give a time from 0 to a day");
+  }
+  if (o.slow_reader_bytes < 4096)
+    return invalid("--slow-reader-bytes {}: give at least 4096", o.slow_reader_bytes);
   if (o.max_bodies_bytes < o.max_body_bytes) o.max_bodies_bytes = o.max_body_bytes;
   if (o.max_connections < 1) return invalid("--max-connections {}: give at least 1", o.max_connections);
   if (o.max_generations < 1) return invalid("--max-streams {}: give at least 1", o.max_generations);

@@ -228,7 +228,7 @@ net::awaitable<void> Connection::serve() {
   while (!gone_ && !draining_) {
     if (!co_await serve_one()) break;
   }
-  if (!gone_) co_await linger();
+  if (!gone_ && unread_) co_await linger();
 }
 
 net::awaitable<void> Connection::refuse() {

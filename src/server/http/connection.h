@@ -77,7 +77,8 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   bool draining_ = false;
   bool watching_ = false;
   bool unwatching_ = false;
-  bool gone_ = false;  // the client, or the whole connection
+  bool unread_ = false;  // the client may be sending what nobody will read
+  bool gone_ = false;    // the client, or the whole connection
 };
 
 }  // namespace trireme::server

@@ -125,6 +125,7 @@ net::awaitable<bool> Connection::serve_one() {
     request.id = request_id({id.data(), id.size()});
     request.http11 = head.version() == 11;
   };
+  unread_ = true;
   if (ec) {
     const auto error = parse_failure(ec, options);
     if (!error) {
@@ -150,7 +151,8 @@ net::awaitable<bool> Connection::serve_one() {
   }
   if (auto reply = service_.gate(request, route)) {
     // The body of a refused request is not read, so that the connection cannot go on; without one it can.
-    co_return co_await send(request, std::move(*reply), route, !parser.is_done());
+    unread_ = !parser.is_done();
+    co_return co_await send(request, std::move(*reply), route, unread_);
   }
   const auto length = parser.content_length();
   BodyShare share(service_, parser.is_done() ? 0
@@ -179,6 +181,7 @@ net::awaitable<bool> Connection::serve_one() {
       co_return false;
     }
   }
+  unread_ = false;
   request.body = std::move(parser.get().body());
   request.arrived = std::chrono::steady_clock::now();
   co_return co_await dispatch(std::move(request), route);
