@@ -28,6 +28,8 @@ struct PanelArgs {
   int columns;        // 1 to 64
   bool accumulate;    // start from what out holds
   const float* bias;  // [columns], added last; or nullptr
+  // Not 0: out = scale * product (+ what out holds), the product summed on its own. A block of FP8 codes.
+  float scale = 0;
 };
 
 struct RopeRow {
@@ -46,6 +48,10 @@ struct Kernels {
   int x_bytes;
   void (*pack_x)(const float* x, i64 k, float scale, i64 padded_k, void* out);
   void (*gemm_bf16)(const PanelArgs&);
+  // The same with activations in (nearly) float32: where the dot product takes BF16, as the sum of two BF16.
+  int wide_x_bytes;
+  void (*pack_wide_x)(const float* x, i64 k, float scale, i64 padded_k, void* out);
+  void (*gemm_bf16_wide)(const PanelArgs&);
   void (*gemm_f32)(const PanelArgs&);
 
   // Attention. A block is up to 64 tokens; rows past `tokens` become zeros.

@@ -69,6 +69,27 @@ struct Bf16Dot {
   }
   static VF add(VF acc, W w, X x) { return _mm512_dpbf16_ps(acc, w, x); }
 };
+// x is the sum of two BF16, which lie side by side for each pair of k: high, high, low, low.
+struct WideDot {
+  using W = __m512bh;
+  struct X {
+    __m512bh high, low;
+  };
+  static constexpr int kStep = 2, kXBytes = 4;
+  static W load(const char* p) { return Bf16Dot::load(p); }
+  static X broadcast(const char* x, i64 step) {
+    return {Bf16Dot::broadcast(x, 2 * step), Bf16Dot::broadcast(x, 2 * step + 1)};
+  }
+  static VF add(VF acc, W w, X x) { return _mm512_dpbf16_ps(_mm512_dpbf16_ps(acc, w, x.low), w, x.high); }
+};
+inline void store_wide_x(float* p, VF v) {
+  const __m256i high = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v));
+  const VF rest = _mm512_sub_ps(v, reinterpret_cast<VF>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16)));
+  const __m256i low = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(rest));
+  const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(high), low, 1);
+  const __m512i order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, both));
+}
 struct F32Dot {
   using W = VF;
   using X = VF;

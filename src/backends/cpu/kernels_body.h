@@ -32,7 +32,7 @@ inline void tile(const PanelArgs& a, i64 row, int vec) {
     float* const out = a.out + (row + r) * a.out_stride + vec * kLanes;
 #pragma GCC unroll 16
     for (int v = 0; v < kVecs; ++v)
-      acc[r][v] = a.accumulate ? vload_n(out + v * kLanes, left - v * kLanes) : vzero();
+      acc[r][v] = a.accumulate && a.scale == 0 ? vload_n(out + v * kLanes, left - v * kLanes) : vzero();
   }
   const i64 steps = a.k / Dot::kStep;
   const char* w = static_cast<const char*>(a.panel) + vec * kLanes * 4;
@@ -59,6 +59,8 @@ inline void tile(const PanelArgs& a, i64 row, int vec) {
     for (int v = 0; v < kVecs; ++v) {
       const int n = left - v * kLanes;
       VF y = acc[r][v];
+      if (a.scale != 0)
+        y = vfma(y, vset(a.scale), a.accumulate ? vload_n(out + v * kLanes, n) : vzero());
       if (a.bias != nullptr) y = vadd(y, vload_n(a.bias + (vec + v) * kLanes, n));
       vstore_n(out + v * kLanes, y, n);
     }
@@ -108,6 +110,13 @@ void pack_x(const float* x, i64 k, float scale, i64 padded_k, void* out) {
     const VF v = i < k ? vmul(vload_n(x + i, k - i), s) : vzero();
     store_x(to + i, v, padded_k - i);
   }
+}
+
+// REQUIRES: padded_k a multiple of kLanes.
+void pack_wide_x(const float* x, i64 k, float scale, i64 padded_k, void* out) {
+  auto* const to = static_cast<float*>(out);
+  const VF s = vset(scale);
+  for (i64 i = 0; i < padded_k; i += kLanes) store_wide_x(to + i, i < k ? vmul(vload_n(x + i, k - i), s) : vzero());
 }
 
 void transpose(const u32* in, i64 stride, int tokens, i64 cols, u32* out) {
@@ -252,6 +261,9 @@ constexpr Kernels kTable = {kIsa,
                             sizeof(PackedX),
                             pack_x,
                             gemm<Bf16Dot>,
+                            sizeof(float),
+                            pack_wide_x,
+                            gemm<WideDot>,
                             gemm<F32Dot>,
                             transpose,
                             pack_values,

@@ -78,6 +78,8 @@ struct Bf16Dot {
   }
   static VF add(VF acc, W w, X x) { return vfma(w.odd, x.odd, vfma(w.even, x.even, acc)); }
 };
+using WideDot = Bf16Dot;  // takes float32 as it is
+inline void store_wide_x(float* p, VF v) { vstore_n(p, v, kLanes); }
 struct F32Dot {
   using W = VF;
   using X = VF;

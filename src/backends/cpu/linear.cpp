@@ -25,16 +25,21 @@ const PackedWeight& packed(const LinearWeight& w) {
   return *static_cast<const PackedWeight*>(w.packed.get());
 }
 
+i64 x_bytes(const Kernels& kernels, const PackedWeight& w) {
+  return w.wide ? kernels.wide_x_bytes : w.bf16 ? kernels.x_bytes : 4;
+}
+
 void run_piece(const Kernels& kernels, const Plan& plan, i64 piece, i64 x_stride) {
   const Product& p = *plan.product;
   const PackedWeight& w = *p.w;
   const i64 panel = piece / plan.chunks, chunk = piece % plan.chunks;
   const i64 row = p.rows * chunk / plan.chunks, rows = p.rows * (chunk + 1) / plan.chunks - row;
   const i64 column = panel * kPanel;
-  const i64 element = w.bf16 ? kernels.x_bytes : 4, panel_row = w.bf16 ? kPanel * 2 : kPanel * 4;
-  const auto gemm = w.bf16 ? kernels.gemm_bf16 : kernels.gemm_f32;
-  for (i64 k = 0; k < w.padded_k; k += kBlockK) {
-    const i64 height = std::min(kBlockK, w.padded_k - k);
+  const i64 element = x_bytes(kernels, w), panel_row = w.bf16 ? kPanel * 2 : kPanel * 4;
+  const auto gemm = w.wide ? kernels.gemm_bf16_wide : w.bf16 ? kernels.gemm_bf16 : kernels.gemm_f32;
+  const i64 block = w.scales.empty() ? kBlockK : 128;
+  for (i64 k = 0; k < w.padded_k; k += block) {
+    const i64 height = std::min(block, w.padded_k - k);
     const bool last = k + height == w.padded_k;
     gemm({.panel = w.panel(panel) + k * panel_row,
           .k = height,
@@ -45,14 +50,17 @@ void run_piece(const Kernels& kernels, const Plan& plan, i64 piece, i64 x_stride
           .out_stride = p.out_stride,
           .columns = static_cast<int>(std::min(kPanel, w.n - column)),
           .accumulate = k > 0,
-          .bias = last && !w.bias.empty() ? w.bias.data() + column : nullptr});
+          .bias = last && !w.bias.empty() ? w.bias.data() + column : nullptr,
+          .scale = w.scales.empty() ? 0.0f : w.scales[static_cast<std::size_t>(column / 128 * w.scale_cols + k / 128)]});
   }
 }
 
 // Rows of x, in order of the products, as the kernels read them; returns where each product's rows begin.
 const char* pack_rows(CpuStream& s, std::span<const Product> products, i64 rows, i64 k, i64 padded_k,
                       i64 stride) {
-  const i64 row_bytes = stride * s.kernels.x_bytes;
+  const bool wide = products[0].w->wide;
+  const auto pack = wide ? s.kernels.pack_wide_x : s.kernels.pack_x;
+  const i64 row_bytes = stride * x_bytes(s.kernels, *products[0].w);
   char* const out = s.shared.take<char>(0, rows * row_bytes);
   std::vector<i64> first;
   i64 total = 0;
@@ -66,7 +74,7 @@ const char* pack_rows(CpuStream& s, std::span<const Product> products, i64 rows,
         static_cast<std::size_t>(std::upper_bound(first.begin(), first.end(), begin) - first.begin()) - 1;
     for (i64 r = begin; r < end; ++r) {
       while (r - first[i] >= products[i].rows) ++i;
-      s.kernels.pack_x(products[i].x + (r - first[i]) * products[i].x_stride, k, 1.0f, padded_k,
+      pack(products[i].x + (r - first[i]) * products[i].x_stride, k, 1.0f, padded_k,
                        out + r * row_bytes);
     }
   });
@@ -118,7 +126,7 @@ void multiply(CpuStream& s, std::span<const Product> products) {
   const PackedWeight& shape = *products[0].w;
   // Rows a multiple of 4 KiB apart would all fall into one set of the L1 cache.
   // oneDNN takes dense rows only.
-  const i64 stride = shape.padded_k + (shape.padded_k % 1024 == 0 && !s.onednn ? 32 : 0);
+  const i64 stride = shape.padded_k + (shape.padded_k % 1024 == 0 && (!s.onednn || shape.wide) ? 32 : 0);
   const char* x = shape.bf16 ? pack_rows(s, products, rows, shape.k, shape.padded_k, stride) : nullptr;
 
   std::vector<Product> left(products.begin(), products.end());
@@ -127,11 +135,11 @@ void multiply(CpuStream& s, std::span<const Product> products) {
   double bytes = 0, flops = 0;
   const i64 panels = ceil_div(shape.n, kPanel);
   for (auto& p : left) {
-    if (s.onednn && shape.bf16) {
+    if (s.onednn && shape.bf16 && !shape.wide) {
       const i64 done = multiply_by_onednn(s, p, x);
       p.rows -= done;
       p.out += done * p.out_stride;
-      x += done * stride * s.kernels.x_bytes;
+      x += done * stride * x_bytes(s.kernels, shape);
     }
     if (p.rows > 0) {
       const i64 chunks = shape.padded_k > kBlockK ? ceil_div(p.rows, 1024) : ceil_div(p.rows, kRowsAPiece);
@@ -140,7 +148,7 @@ void multiply(CpuStream& s, std::span<const Product> products) {
       bytes += static_cast<double>(panels * p.w->panel_bytes());
       flops += 2.0 * static_cast<double>(p.rows * shape.n * shape.k);
     }
-    if (shape.bf16) x += p.rows * stride * s.kernels.x_bytes;
+    if (shape.bf16) x += p.rows * stride * x_bytes(s.kernels, shape);
   }
   if (plans.empty()) return;
   const double ns = std::max(bytes / kBytesANs, flops / kFlopsANs);
@@ -175,7 +183,7 @@ Status head_linear(const HeadLinearArgs& a, Stream& stream) {
     products.push_back({&packed(a.w[static_cast<std::size_t>(h)]), a.x.as<float>() + h * a.x.row_stride,
                         heads * a.x.row_stride, tokens, a.out.mut<float>() + h * a.out.row_stride,
                         heads * a.out.row_stride});
-    if (products[0].w->bf16 != products.back().w->bf16)
+    if (!products[0].w->same_kind(*products.back().w))
       return invalid("head_linear: heads of different types");
   }
   multiply(cpu(stream), products);
@@ -190,7 +198,7 @@ Status grouped_linear(const GroupedLinearArgs& a, Stream& stream) {
     const i64 rows = a.expert_end[e] - begin;
     products.push_back({&packed(a.w[e]), static_cast<const float*>(a.x.row(begin)), a.x.row_stride, rows,
                         static_cast<float*>(a.out.mutable_row(begin)), a.out.row_stride});
-    if (products[0].w->bf16 != products.back().w->bf16)
+    if (!products[0].w->same_kind(*products.back().w))
       return invalid("grouped_linear: experts of different types");
     begin = a.expert_end[e];
   }

@@ -2,16 +2,36 @@
 
 #include <omp.h>
 
+#include <array>
+#include <map>
 #include <oneapi/dnnl/dnnl.hpp>
+#include <optional>
 #include <string_view>
 
 namespace trireme::cpu {
 namespace {
 
-// Threads are ours: each calls for its own columns, so oneDNN must not start any.
-void use_one_thread() {
-  thread_local const bool done = (omp_set_num_threads(1), true);
-  (void)done;
+// Compiled once for each shape and thread; a server meets few, since blocks of rows have few heights.
+using Shape3 = std::array<i64, 3>;
+struct Compiled {
+  dnnl::memory::desc x, w, y;
+  std::optional<dnnl::matmul> run;  // empty: only a slow way exists
+};
+
+const Compiled& compiled(const dnnl::engine& engine, i64 rows, i64 n, i64 k) {
+  using dnnl::memory;
+  constexpr std::size_t kMost = 512;
+  thread_local std::map<Shape3, Compiled> cache;
+  const Shape3 key = {rows, n, k};
+  if (const auto it = cache.find(key); it != cache.end()) return it->second;
+  if (cache.size() >= kMost) cache.clear();
+  Compiled c{{{rows, k}, memory::data_type::bf16, memory::format_tag::ab},
+             {{k, n}, memory::data_type::bf16, memory::format_tag::BA16a64b2a},
+             {{rows, n}, memory::data_type::f32, memory::format_tag::ab},
+             {}};
+  const dnnl::matmul::primitive_desc desc({c.x, c.w, c.y}, engine);
+  if (std::string_view(desc.impl_info_str()).find("brg") != std::string_view::npos) c.run.emplace(desc);
+  return cache.emplace(key, std::move(c)).first->second;
 }
 
 }  // namespace
@@ -24,17 +44,14 @@ bool onednn_has_amx() {
 bool onednn_multiply(const OnednnProduct& p) {
   using dnnl::memory;
   try {
-    use_one_thread();
+    omp_set_num_threads(1);  // threads are ours: each calls for its own columns
     static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
     thread_local dnnl::stream stream(engine);
-    const memory::desc x({p.rows, p.k}, memory::data_type::bf16, memory::format_tag::ab);
-    const memory::desc w({p.k, p.n}, memory::data_type::bf16, memory::format_tag::BA16a64b2a);
-    const memory::desc y({p.rows, p.n}, memory::data_type::f32, memory::format_tag::ab);
-    const dnnl::matmul::primitive_desc desc({x, w, y}, engine);
-    if (std::string_view(desc.impl_info_str()).find("brg") == std::string_view::npos) return false;
-    dnnl::matmul(desc).execute(stream, {{DNNL_ARG_SRC, memory(x, engine, const_cast<void*>(p.x))},
-                                        {DNNL_ARG_WEIGHTS, memory(w, engine, const_cast<void*>(p.panels))},
-                                        {DNNL_ARG_DST, memory(y, engine, p.y)}});
+    const Compiled& c = compiled(engine, p.rows, p.n, p.k);
+    if (!c.run) return false;
+    c.run->execute(stream, {{DNNL_ARG_SRC, memory(c.x, engine, const_cast<void*>(p.x))},
+                            {DNNL_ARG_WEIGHTS, memory(c.w, engine, const_cast<void*>(p.panels))},
+                            {DNNL_ARG_DST, memory(c.y, engine, p.y)}});
     stream.wait();
     return true;
   } catch (const dnnl::error&) {

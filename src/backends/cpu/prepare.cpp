@@ -14,7 +14,8 @@ std::array<float, 256> f8_table() {
   return t;
 }
 
-// One row of the stored weight as BF16, FP8 scaled in float32 and rounded once.
+// One row of the stored weight as BF16. FP8 is scaled in float32 and rounded once, or (precise) left as codes, which
+// BF16 holds exactly.
 void row_to_bf16(const LinearWeight& w, i64 row, const Kernels& kernels, float* wide, u16* out) {
   static const std::array<float, 256> kF8 = f8_table();
   const void* const from = w.weight.row(row);
@@ -22,7 +23,7 @@ void row_to_bf16(const LinearWeight& w, i64 row, const Kernels& kernels, float* 
     case DType::kF8E4M3: {
       const auto* scales = static_cast<const float*>(w.scale.row(row / 128));
       const auto* codes = static_cast<const u8*>(from);
-      for (i64 c = 0; c < w.k; ++c) wide[c] = kF8[codes[c]] * scales[c / 128];
+      for (i64 c = 0; c < w.k; ++c) wide[c] = w.precise ? kF8[codes[c]] : kF8[codes[c]] * scales[c / 128];
       break;
     }
     case DType::kF16:
@@ -80,6 +81,14 @@ Status prepare(Device& device, LinearWeight& w) {
   packed->n = w.n;
   packed->k = w.k;
   packed->bf16 = w.weight.dtype != DType::kF32;
+  packed->wide = packed->bf16 && w.precise;
+  if (packed->wide && w.weight.dtype == DType::kF8E4M3) {
+    packed->scale_cols = w.scale.shape.cols();
+    for (i64 r = 0; r < w.scale.shape.rows(); ++r) {
+      const auto* row = static_cast<const float*>(w.scale.row(r));
+      packed->scales.insert(packed->scales.end(), row, row + packed->scale_cols);
+    }
+  }
   packed->padded_k = packed->bf16 ? round_up(w.k, kPadK) : w.k;
   const i64 panels = ceil_div(w.n, kPanel);
   ASSIGN(packed->panels, device.allocate(panels * packed->panel_bytes()));
