@@ -47,8 +47,10 @@ class Builder {
     quantised(part, "kv_a_proj", m.kv_lora_rank + m.qk_rope_head_dim, c_.hidden_size, layers, use);
     quantised(part, "kv_b_proj", c_.heads * (m.qk_nope_head_dim + m.v_head_dim), m.kv_lora_rank, layers, use);
     // The absorbed forms are made from kv_b_proj while loading; the checkpoint does not hold them.
-    add(part, "absorbed W_UK", m.kv_lora_rank, m.qk_nope_head_dim, c_.heads * layers, dequantised_, use);
-    add(part, "absorbed W_UV", m.v_head_dim, m.kv_lora_rank, c_.heads * layers, dequantised_, use);
+    const bool in_blocks = m.qk_nope_head_dim % 128 == 0 && m.v_head_dim % 128 == 0;
+    const DType type = quantised_ == DType::kF8E4M3 && !in_blocks ? dequantised_ : quantised_;
+    add(part, "absorbed W_UK", m.kv_lora_rank, m.qk_nope_head_dim, c_.heads * layers, type, use);
+    add(part, "absorbed W_UV", m.v_head_dim, m.kv_lora_rank, c_.heads * layers, type, use);
     quantised(part, "o_proj", c_.hidden_size, c_.heads * m.v_head_dim, layers, use);
     vector(part, "norms", m.q_lora_rank + m.kv_lora_rank, layers);
   }

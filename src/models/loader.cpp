@@ -30,6 +30,7 @@ Result<Buffer> Loader::host(i64 bytes) {
 }
 
 Result<LinearWeight> Loader::prepare(LinearWeight w, i64 read_bytes) {
+  w.precise = precise_;
   TRY(backend_.ops().prepare(backend_.device(), w));
   weight_bytes_ += w.stored_bytes;
   done_bytes_ += read_bytes;
@@ -40,7 +41,9 @@ Result<LinearWeight> Loader::prepare(LinearWeight w, i64 read_bytes) {
 Result<LinearWeight> Loader::linear(const std::string& name, i64 n, i64 k, bool bias) {
   RawTensor scale;
   ASSIGN(auto stored, source_.matrix(name + ".weight", n, k, scale));
-  LinearWeight w{.n = n, .k = k, .weight = stored.view, .scale = scale.view, .bias = {}, .packed = nullptr};
+  LinearWeight w;
+  w.n = n, w.k = k;
+  w.weight = stored.view, w.scale = scale.view;
   if (bias) {
     ASSIGN(w.bias, vector_f32(name + ".bias", n));
   }
@@ -120,21 +123,54 @@ Result<LinearWeight> Loader::linear_f32(const std::string& name, i64 n, i64 k) {
   return prepare(dense(static_cast<const float*>(values.data()), n, k, values, DType::kF32), n * k * 2);
 }
 
+// Stored elements of one head, copied as they are, and for FP8 the scales of its blocks. REQUIRES: for FP8,
+// `first` and n whole blocks of 128.
+Result<LinearWeight> Loader::head(const RawTensor& stored, const RawTensor& scale, i64 first, i64 n,
+                                  bool transpose) {
+  const i64 k = stored.view.shape[1], size = size_of(stored.view.dtype);
+  const auto copy = [&](const void* from, i64 rows, i64 cols, i64 bytes, void* to) {
+    const auto* in = static_cast<const char*>(from);
+    auto* out = static_cast<char*>(to);
+    for (i64 r = 0; r < rows; ++r) {
+      for (i64 c = 0; c < cols; ++c) {
+        const i64 at = transpose ? c * rows + r : r * cols + c;
+        std::memcpy(out + at * bytes, in + (r * cols + c) * bytes, static_cast<std::size_t>(bytes));
+      }
+    }
+  };
+  LinearWeight w;
+  w.n = transpose ? k : n;
+  w.k = transpose ? n : k;
+  ASSIGN(auto storage, host(n * k * size));
+  copy(stored.view.row(first), n, k, size, storage.data());
+  w.weight = storage.view(stored.view.dtype, {w.n, w.k});
+  Buffer scales;
+  if (scale.view) {
+    const i64 rows = n / 128, cols = scale.view.shape.cols();
+    ASSIGN(scales, host(rows * cols * 4));
+    copy(scale.view.row(first / 128), rows, cols, 4, scales.data());
+    w.scale = scales.view(DType::kF32, transpose ? Shape{cols, rows} : Shape{rows, cols});
+  }
+  return prepare(std::move(w), 0);
+}
+
 Result<std::vector<LinearWeight>> Loader::heads(const std::string& name, i64 rows, i64 k, int heads,
                                                 i64 stride, i64 begin, i64 n, bool transpose) {
-  ASSIGN(auto all, floats(name + ".weight", rows, k));
-  const auto* from = static_cast<const float*>(all.data());
+  RawTensor scale;
+  ASSIGN(auto stored, source_.matrix(name + ".weight", rows, k, scale));
   std::vector<LinearWeight> out;
+  const bool in_blocks = stride % 128 == 0 && begin % 128 == 0 && n % 128 == 0;
+  Buffer values;
+  if (stored.view.dtype == DType::kF8E4M3 && !in_blocks) {
+    // Blocks straddle heads: the whole matrix leaves its stored form first.
+    ASSIGN(values, floats(name + ".weight", rows, k));
+    const auto w = dense(static_cast<const float*>(values.data()), rows, k, values, backend_.dequantised());
+    stored.view = w.weight;
+    scale = {};
+  }
   for (int h = 0; h < heads; ++h) {
-    const float* part = from + (h * stride + begin) * k;
-    ASSIGN(auto storage, host(n * k * 4));
-    auto* to = static_cast<float*>(storage.data());
-    for (i64 r = 0; r < n; ++r) {
-      for (i64 c = 0; c < k; ++c) to[transpose ? c * n + r : r * k + c] = part[r * k + c];
-    }
-    LinearWeight w = dense(to, transpose ? k : n, transpose ? n : k, storage, backend_.dequantised());
-    ASSIGN(auto ready, prepare(std::move(w), 0));
-    out.push_back(std::move(ready));
+    ASSIGN(auto one, head(stored, scale, h * stride + begin, n, transpose));
+    out.push_back(std::move(one));
   }
   return out;
 }

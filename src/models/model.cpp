@@ -44,7 +44,9 @@ i64 Model::bytes_per_step(i64 tokens) const {
 
 Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, WeightSource& source, Backend& backend,
                                           const ModelOptions& options, Loader::Progress progress) {
-  Loader loader(source, backend, std::move(progress));
+  // A router's near ties turn the rounding of its inputs into another choice of experts, so these models get
+  // the precise products.
+  Loader loader(source, backend, config.moe.experts > 0, std::move(progress));
   if (config.architecture == Architecture::kDeepseekV3) return DeepseekV3::load(config, loader, options);
   return Decoder::load(config, loader, options);
 }

@@ -38,8 +38,9 @@ std::unique_ptr<WeightSource> dummy_source(const ModelConfig& config);
 class Loader {
  public:
   using Progress = std::function<void(i64 done_bytes, i64 total_bytes)>;
-  Loader(WeightSource& source, Backend& backend, Progress progress)
-      : source_(source), backend_(backend), progress_(std::move(progress)) {}
+  // precise: LinearWeight::precise of every matrix.
+  Loader(WeightSource& source, Backend& backend, bool precise, Progress progress)
+      : source_(source), backend_(backend), precise_(precise), progress_(std::move(progress)) {}
 
   // A matrix as it is stored.
   Result<LinearWeight> linear(const std::string& name, i64 n, i64 k, bool bias = false);
@@ -65,12 +66,15 @@ class Loader {
 
  private:
   Result<LinearWeight> prepare(LinearWeight w, i64 read_bytes);
+  Result<LinearWeight> head(const RawTensor& stored, const RawTensor& scale, i64 first, i64 n,
+                            bool transpose);
   Result<Buffer> floats(const std::string& name, i64 n, i64 k);  // a matrix on the host as float32
   Result<Buffer> host(i64 bytes);
   LinearWeight dense(const float* values, i64 n, i64 k, Buffer& storage, DType type);
 
   WeightSource& source_;
   Backend& backend_;
+  bool precise_;
   Progress progress_;
   std::vector<Buffer> buffers_;
   i64 weight_bytes_ = 0, done_bytes_ = 0;

@@ -25,9 +25,12 @@ using Out = std::span<T>;
 // A matrix y = x W^T as a checkpoint stores it, and what the backend made of it.
 struct LinearWeight {
   i64 n = 0, k = 0;
-  ConstView weight;                    // [n, k] float32, BF16, F16 or F8E4M3
-  ConstView scale;                     // F8E4M3: [ceil(n/128), ceil(k/128)] float32, value = code * scale
-  ConstView bias;                      // [n] or empty
+  ConstView weight;  // [n, k] float32, BF16, F16 or F8E4M3
+  ConstView scale;   // F8E4M3: [ceil(n/128), ceil(k/128)] float32, value = code * scale
+  ConstView bias;    // [n] or empty
+  // A hint for backends that round activations to BF16: keep them (nearly) float32, and FP8 weights exact,
+  // where that costs little beside reading the weight.
+  bool precise = false;
   std::shared_ptr<const void> packed;  // the backend's own form; only the backend reads it
   i64 stored_bytes = 0;                // what one pass over the prepared weight reads
 };
