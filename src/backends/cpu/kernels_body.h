@@ -59,8 +59,7 @@ inline void tile(const PanelArgs& a, i64 row, int vec) {
     for (int v = 0; v < kVecs; ++v) {
       const int n = left - v * kLanes;
       VF y = acc[r][v];
-      if (a.scale != 0)
-        y = vfma(y, vset(a.scale), a.accumulate ? vload_n(out + v * kLanes, n) : vzero());
+      if (a.scale != 0) y = vfma(y, vset(a.scale), a.accumulate ? vload_n(out + v * kLanes, n) : vzero());
       if (a.bias != nullptr) y = vadd(y, vload_n(a.bias + (vec + v) * kLanes, n));
       vstore_n(out + v * kLanes, y, n);
     }
@@ -116,7 +115,8 @@ void pack_x(const float* x, i64 k, float scale, i64 padded_k, void* out) {
 void pack_wide_x(const float* x, i64 k, float scale, i64 padded_k, void* out) {
   auto* const to = static_cast<float*>(out);
   const VF s = vset(scale);
-  for (i64 i = 0; i < padded_k; i += kLanes) store_wide_x(to + i, i < k ? vmul(vload_n(x + i, k - i), s) : vzero());
+  for (i64 i = 0; i < padded_k; i += kLanes)
+    store_wide_x(to + i, i < k ? vmul(vload_n(x + i, k - i), s) : vzero());
 }
 
 void transpose(const u32* in, i64 stride, int tokens, i64 cols, u32* out) {
@@ -256,25 +256,8 @@ double exps(const float* x, i64 n, float scale, float shift, float* out) {
   return total;
 }
 
-constexpr Kernels kTable = {kIsa,
-                            kName,
-                            sizeof(PackedX),
-                            pack_x,
-                            gemm<Bf16Dot>,
-                            sizeof(float),
-                            pack_wide_x,
-                            gemm<WideDot>,
-                            gemm<F32Dot>,
-                            transpose,
-                            pack_values,
-                            softmax<PackedX>,
-                            softmax<float>,
-                            scale_add,
-                            rms_norm,
-                            add,
-                            swiglu,
-                            rope,
-                            to_bf16,
-                            from_bf16,
-                            max,
-                            exps};
+constexpr Kernels kTable = {
+    kIsa,          kName,        sizeof(PackedX), pack_x,      gemm<Bf16Dot>,    sizeof(float),  pack_wide_x,
+    gemm<WideDot>, gemm<F32Dot>, transpose,       pack_values, softmax<PackedX>, softmax<float>, scale_add,
+    rms_norm,      add,          swiglu,          rope,        to_bf16,          from_bf16,      max,
+    exps};

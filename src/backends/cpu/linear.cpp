@@ -51,7 +51,9 @@ void run_piece(const Kernels& kernels, const Plan& plan, i64 piece, i64 x_stride
           .columns = static_cast<int>(std::min(kPanel, w.n - column)),
           .accumulate = k > 0,
           .bias = last && !w.bias.empty() ? w.bias.data() + column : nullptr,
-          .scale = w.scales.empty() ? 0.0f : w.scales[static_cast<std::size_t>(column / 128 * w.scale_cols + k / 128)]});
+          .scale = w.scales.empty()
+                       ? 0.0f
+                       : w.scales[static_cast<std::size_t>(column / 128 * w.scale_cols + k / 128)]});
   }
 }
 
@@ -74,8 +76,7 @@ const char* pack_rows(CpuStream& s, std::span<const Product> products, i64 rows,
         static_cast<std::size_t>(std::upper_bound(first.begin(), first.end(), begin) - first.begin()) - 1;
     for (i64 r = begin; r < end; ++r) {
       while (r - first[i] >= products[i].rows) ++i;
-      pack(products[i].x + (r - first[i]) * products[i].x_stride, k, 1.0f, padded_k,
-                       out + r * row_bytes);
+      pack(products[i].x + (r - first[i]) * products[i].x_stride, k, 1.0f, padded_k, out + r * row_bytes);
     }
   });
   return out;

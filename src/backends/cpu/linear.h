@@ -8,13 +8,13 @@ namespace trireme::cpu {
 
 struct PackedWeight {
   i64 n = 0, k = 0;
-  i64 padded_k = 0;         // k of a panel
-  bool bf16 = true;         // else float32
-  bool wide = false;        // LinearWeight::precise: float32 activations
+  i64 padded_k = 0;           // k of a panel
+  bool bf16 = true;           // else float32
+  bool wide = false;          // LinearWeight::precise: float32 activations
   i64 scale_cols = 0;         // panels of FP8 codes: scales [ceil(n / 128), scale_cols], a block of k is 128
   std::vector<float> scales;  // else empty
-  Buffer panels;            // [ceil(n / 64)] panels
-  std::vector<float> bias;  // [n] or empty
+  Buffer panels;              // [ceil(n / 64)] panels
+  std::vector<float> bias;    // [n] or empty
 
   bool same_kind(const PackedWeight& o) const { return bf16 == o.bf16 && wide == o.wide; }
   i64 panel_bytes() const { return padded_k * kPanel * (bf16 ? 2 : 4); }

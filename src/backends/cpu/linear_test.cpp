@@ -56,6 +56,27 @@ TEST_P(Linear, AgreesWithTheFormulaForEveryWeightTypeAndOddSizes) {
   }
 }
 
+TEST_P(Linear, PreciseProductsRoundNeitherActivationsNorFp8Weights) {
+  Rng rng(fresh_seed());
+  Runner fast = Runner::fast(GetParam());
+  for (const DType type : {DType::kBF16, DType::kF8E4M3}) {
+    for (const auto& [m, n, k] :
+         {std::array<i64, 3>{1, 16, 64}, {2, 100, 101}, {17, 576, 300}, {65, 129, 4500}}) {
+      Tensor x = random_tensor(rng, DType::kF32, {m, k}), w = random_tensor(rng, type, {n, k}, 0.5);
+      Tensor scale = random_tensor(rng, DType::kF32, {ceil_div(n, 128), ceil_div(k, 128)});
+      Tensor bias = random_tensor(rng, DType::kF32, {n});
+      Tensor* const s = type == DType::kF8E4M3 ? &scale : nullptr;
+      const LinearWeight p = fast.prepared(w, s, &bias, true);
+      const auto all = run_linear(fast, x, p);
+      EXPECT_LT(relative_error(all, reference(x, w, s, &bias)), 2e-5)
+          << to_string(type) << " " << m << " " << n << " " << k;
+      Tensor last(DType::kF32, {1, k});
+      std::memcpy(last.bytes.data(), x.f32() + (m - 1) * k, static_cast<std::size_t>(k) * 4);
+      EXPECT_EQ(run_linear(fast, last, p), std::vector<float>(all.end() - n, all.end())) << "alone";
+    }
+  }
+}
+
 TEST_P(Linear, ReadsF16Weights) {
   Runner fast = Runner::fast(GetParam()), oracle = Runner::oracle();
   Tensor w(DType::kBF16, {3, 5}), x(DType::kF32, {1, 5});

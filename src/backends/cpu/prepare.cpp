@@ -14,8 +14,8 @@ std::array<float, 256> f8_table() {
   return t;
 }
 
-// One row of the stored weight as BF16. FP8 is scaled in float32 and rounded once, or (precise) left as codes, which
-// BF16 holds exactly.
+// One row of the stored weight as BF16. FP8 is scaled in float32 and rounded once, or (precise) left as
+// codes, which BF16 holds exactly.
 void row_to_bf16(const LinearWeight& w, i64 row, const Kernels& kernels, float* wide, u16* out) {
   static const std::array<float, 256> kF8 = f8_table();
   const void* const from = w.weight.row(row);

@@ -111,11 +111,12 @@ struct Runner {
       : backend(std::move(b)), stream(backend->device().make_stream()) {}
   const Ops& ops() const { return backend->ops(); }
 
-  LinearWeight prepared(Tensor& w, Tensor* scale = nullptr, Tensor* bias = nullptr) {
+  LinearWeight prepared(Tensor& w, Tensor* scale = nullptr, Tensor* bias = nullptr, bool precise = false) {
     LinearWeight out;
     out.n = w.shape[0];
     out.k = w.shape[1];
     out.weight = w.view();
+    out.precise = precise;
     if (scale != nullptr) out.scale = scale->view();
     if (bias != nullptr) out.bias = bias->view();
     const Status s = ops().prepare(backend->device(), out);
