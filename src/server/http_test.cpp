@@ -181,6 +181,21 @@ TEST(Limits, AClientThatGoesOnSendingATooLargeBodyStillReadsTheAnswer) {
   EXPECT_EQ(c.receive().status, 413);
 }
 
+TEST(Limits, LargeBodiesShareOneBudgetAndSmallOnesAlwaysPass) {
+  ServerOptions options;
+  options.max_body_bytes = 2 << 20;
+  options.max_bodies_bytes = 2 << 20;
+  const Serving s(options);
+  auto holder = s.client();
+  holder.send("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n" +
+              std::string(1900000, ' '));
+  const std::string large = std::string(900000, ' ') + kAsk;
+  EXPECT_TRUE(eventually([&] { return s.post("/v1/completions", large).status == 503; }));
+  EXPECT_EQ(s.post("/v1/completions", kAsk).status, 200);
+  holder.close();
+  EXPECT_TRUE(eventually([&] { return s.post("/v1/completions", large).status == 200; }));
+}
+
 TEST(Limits, HeadersAndRequestLinesThatAreTooLargeAre431) {
   const Serving s;
   EXPECT_EQ(s.get("/health", "X: " + std::string(40000, 'a') + "\r\n").status, 431);

@@ -83,6 +83,7 @@ net::awaitable<bool> Connection::generate(HttpRequest& request, Route route) {
       prepare();
   }
   std::string().swap(request.body);
+  request.body_share.reset();
 
   ApiResult<void> submitted;
   if (prepared && !gone_) {

@@ -73,21 +73,26 @@ std::optional<ApiError> check_headers(const Parser& parser) {
   return std::nullopt;
 }
 
-// A share of the memory for bodies, given back at the end.
+// A share of the memory for bodies, as large as what has come so far; given back at the end. Small bodies are
+// free, so that a few large ones never keep them out.
 class BodyShare {
  public:
-  BodyShare(Service& service, std::size_t bytes) : service_(service), bytes_(bytes) {
-    granted_ = service.body_bytes.fetch_add(bytes) + bytes <= service.options.max_bodies_bytes;
-  }
-  ~BodyShare() { service_.body_bytes.fetch_sub(bytes_); }
+  explicit BodyShare(Service& service) : service_(service) {}
+  ~BodyShare() { service_.body_bytes.fetch_sub(held_); }
   BodyShare(const BodyShare&) = delete;
   BodyShare& operator=(const BodyShare&) = delete;
-  bool granted() const { return granted_; }
+
+  // False when there is no more.
+  bool grow_to(std::size_t bytes) {
+    constexpr std::size_t kFree = 256u << 10;
+    if (bytes <= kFree || bytes <= held_) return true;
+    const auto more = bytes - std::exchange(held_, bytes);
+    return service_.body_bytes.fetch_add(more) + more <= service_.options.max_bodies_bytes;
+  }
 
  private:
   Service& service_;
-  std::size_t bytes_;
-  bool granted_;
+  std::size_t held_ = 0;
 };
 
 }  // namespace
@@ -154,33 +159,32 @@ net::awaitable<bool> Connection::serve_one() {
     unread_ = !parser.is_done();
     co_return co_await send(request, std::move(*reply), route, unread_);
   }
-  const auto length = parser.content_length();
-  BodyShare share(service_, parser.is_done() ? 0
-                            : length         ? static_cast<std::size_t>(*length)
-                                             : options.max_body_bytes);
-  if (!share.granted()) {
-    co_await send(request,
-                  error_reply({503, "too many large requests are being read; try again later", "server_error",
-                               "", "overloaded", 1}),
-                  route, true);
-    co_return false;
-  }
+  auto share = std::make_shared<BodyShare>(service_);
   if (!parser.is_done()) {
     if (!parser.get()[http::field::expect].empty() && !co_await write("HTTP/1.1 100 Continue\r\n\r\n"))
       co_return false;
     set_deadline(options.body_timeout);
-    std::tie(ec, n) = co_await http::async_read(socket_, buffer_, parser, kToken);
-    clear_deadline();
-    if (ec) {
-      const auto error = parse_failure(ec, options);
-      if (!error) {
-        gone_ = true;
-        co_return false;
+    std::optional<ApiError> error;
+    while (!parser.is_done() && !ec && !error) {
+      std::tie(ec, n) = co_await http::async_read_some(socket_, buffer_, parser, kToken);
+      if (!share->grow_to(parser.get().body().size())) {
+        error = ApiError{
+            503, "too many large requests are being read; try again later", "server_error", "", "overloaded",
+            1};
       }
+    }
+    clear_deadline();
+    if (ec) error = parse_failure(ec, options);
+    if (ec && !error) {
+      gone_ = true;
+      co_return false;
+    }
+    if (error) {
       co_await send(request, error_reply(*error), route, true);
       co_return false;
     }
   }
+  request.body_share = std::move(share);
   unread_ = false;
   request.body = std::move(parser.get().body());
   request.arrived = std::chrono::steady_clock::now();

@@ -1,5 +1,6 @@
 // A request as the routes see it, and what they answer.
 #pragma once
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,6 +20,7 @@ struct HttpRequest {
   std::string id;      // x-request-id, the client's or ours
   std::string tenant;  // set by authorisation
   std::string body;
+  std::shared_ptr<void> body_share;  // of the memory for bodies; given back with it
   bool http11 = true;
   bool keep_alive = false;
   Time arrived{};  // its last byte
