@@ -42,10 +42,10 @@ Status add_document(engine::DirectRunner& runner, const text::Tokenizer& tokeniz
   const bool has_bos = tokenizer.bos() >= 0;
   const std::size_t room = static_cast<std::size_t>(window) - (has_bos ? 1 : 0);
   for (std::size_t begin = 0; begin < body.size(); begin += room) {
+    const auto window_end = std::min(body.size(), begin + room);
     std::vector<i32> ids;
     if (has_bos) ids.push_back(tokenizer.bos());
-    ids.insert(ids.end(), body.begin() + static_cast<std::ptrdiff_t>(begin),
-               body.begin() + static_cast<std::ptrdiff_t>(std::min(body.size(), begin + room)));
+    for (std::size_t i = begin; i < window_end; ++i) ids.push_back(body[i]);
     runner.restart();
     const auto each = [&](i64 position, std::span<const float> logits) {
       const auto next = static_cast<std::size_t>(position) + 1;

@@ -39,7 +39,7 @@ Status run_inspect(const InspectFlags& flags) {
       r->loaded += models::loaded_bytes(g, prepared);
     }
   }
-  const KvLayout kv = models::kv_layout(config, options.kv_dtype.value_or(backend->kv_dtype()));
+  const KvLayout kv = models::kv_layout(config, engine::kv_dtype_for(options, config, *backend));
 
   fmt::print("architecture     {}\n", config.architecture_name);
   fmt::print("device           {} ({}, {} threads)\n", backend->name(), backend->device().chip().name,

@@ -41,6 +41,11 @@ Result<models::ModelConfig> config_of(const RuntimeOptions& options) {
   return models::parse_config(json, options.geometry.empty() ? "config.json" : options.geometry);
 }
 
+DType kv_dtype_for(const RuntimeOptions& options, const models::ModelConfig& config, const Backend& backend) {
+  const bool routed = config.moe.experts > 0 && backend.act() == DType::kF32;
+  return options.kv_dtype.value_or(routed ? DType::kF32 : backend.kv_dtype());
+}
+
 Result<Runtime> load_runtime(const RuntimeOptions& options) {
   const Time begin = SteadyClock().now();
   Runtime r;
@@ -60,10 +65,7 @@ Result<Runtime> load_runtime(const RuntimeOptions& options) {
   }
   r.max_model_len = options.max_model_len > 0 ? options.max_model_len : r.config.max_position_embeddings;
   ASSIGN(r.backend, make_backend(options));
-  // Routing turns small differences into other experts. Where activations are float32 anyway, the cache of a
-  // routed model is too, and the whole computation agrees with float32 to about 1e-5 (docs/decisions.md).
-  const bool routed = r.config.moe.experts > 0 && r.backend->act() == DType::kF32;
-  r.kv_dtype = options.kv_dtype.value_or(routed ? DType::kF32 : r.backend->kv_dtype());
+  r.kv_dtype = kv_dtype_for(options, r.config, *r.backend);
   const models::ModelOptions model_options{.absorb_all = options.deterministic,
                                            .max_positions = r.max_model_len};
   ASSIGN(r.model, models::load_model(r.config, *source, *r.backend, model_options, options.progress));

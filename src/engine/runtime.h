@@ -37,6 +37,10 @@ struct Runtime {
 Result<models::ModelConfig> config_of(const RuntimeOptions& options);
 // Picks the backend that the options ask for. kUnsupported says which devices this build has.
 Result<std::unique_ptr<Backend>> make_backend(const RuntimeOptions& options);
+// The type of the KV cache. Routing turns small differences into other experts: where activations are float32
+// anyway, the cache of a routed model is too, and the whole computation agrees with float32 to about 1e-5
+// (docs/decisions.md).
+DType kv_dtype_for(const RuntimeOptions& options, const models::ModelConfig& config, const Backend& backend);
 Result<Runtime> load_runtime(const RuntimeOptions& options);
 
 // "auto", "bfloat16", "float32" (and the short forms that SGLang and vLLM take).
