@@ -157,8 +157,8 @@ Result<Plan> make_plan(const ServeBenchFlags& f) {
   plan.body.ignore_eos = f.ignore_eos;
   plan.body.temperature = f.temperature;
   plan.load.path = plan.body.chat ? "/v1/chat/completions" : "/v1/completions";
-  ASSIGN(auto client,
-         HttpClient::create(plan.load.url, plan.load.api_key, {.total = std::chrono::seconds(30)}));
+  ASSIGN(auto client, HttpClient::create(plan.load.url, plan.load.api_key,
+                                         {.total = std::chrono::seconds(30)}, &stop_bench));
   plan.body.model = f.model;
   if (f.model.empty()) {
     ASSIGN(plan.body.model, first_model(client));

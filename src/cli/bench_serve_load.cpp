@@ -126,9 +126,7 @@ struct Stream {
     }
     if (!stream_status) return fail_as("bad stream", stream_status.error().message);
     if (!error_body.empty()) {
-      return fail_as(
-          "error in stream",
-          status_error({.status = 500, .content_type = {}, .retry_after = {}}, error_body).message);
+      return fail_as("error in stream", status_error({.status = 500}, error_body).message);
     }
     if (!complete) return fail_as("disconnected", "the stream ended without [DONE]");
     read_usage();

@@ -1,6 +1,7 @@
 #include "cli/http_client.h"
 
 #include <boost/asio/io_context.hpp>
+#include <optional>
 
 #include "base/json.h"
 #include "base/log.h"
@@ -31,13 +32,14 @@ std::string server_words(std::string_view body) {
 }  // namespace
 
 struct HttpClient::State {
-  State(const Url& url, std::vector<std::string> addresses, std::string key, HttpTimeouts timeouts)
-      : connection(io, url, std::move(addresses), timeouts), api_key(std::move(key)) {}
+  State(const Url& url, std::vector<std::string> addresses, std::string key, HttpTimeouts timeouts,
+        const std::atomic<bool>* stop_flag)
+      : connection(io, url, std::move(addresses), timeouts), api_key(std::move(key)), stop(stop_flag) {}
 
   boost::asio::io_context io{1};
   HttpConnection connection;
   std::string api_key;
-  std::atomic<bool> cancelled{false};
+  const std::atomic<bool>* stop;
 };
 
 HttpClient::HttpClient(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -45,16 +47,14 @@ HttpClient::~HttpClient() = default;
 HttpClient::HttpClient(HttpClient&&) noexcept = default;
 HttpClient& HttpClient::operator=(HttpClient&&) noexcept = default;
 
-Result<HttpClient> HttpClient::create(const Url& url, std::string api_key, HttpTimeouts timeouts) {
+Result<HttpClient> HttpClient::create(const Url& url, std::string api_key, HttpTimeouts timeouts,
+                                      const std::atomic<bool>* stop) {
   for (const char c : api_key) {
     if (c <= 0x20 || c > 0x7e) return invalid("the API key may hold printable ASCII without spaces only");
   }
   ASSIGN(auto addresses, resolve(url));
-  return HttpClient(std::make_unique<State>(url, std::move(addresses), std::move(api_key), timeouts));
+  return HttpClient(std::make_unique<State>(url, std::move(addresses), std::move(api_key), timeouts, stop));
 }
-
-void HttpClient::cancel() noexcept { state_->cancelled = true; }
-void HttpClient::rearm() noexcept { state_->cancelled = false; }
 
 Result<HttpResponse> HttpClient::exchange(const HttpRequest& request,
                                           const std::function<bool(std::string_view)>* each) {
@@ -79,7 +79,7 @@ Result<HttpResponse> HttpClient::exchange(const HttpRequest& request,
                                   [&](Status status) { end = std::move(status); }});
   state_->io.restart();
   while (!end) {
-    if (state_->cancelled.exchange(false)) state_->connection.cancel();
+    if (state_->stop != nullptr && state_->stop->load()) state_->connection.cancel();
     if (!end) state_->io.run_one_for(kCancelPoll);
   }
   TRY(*end);
@@ -88,20 +88,20 @@ Result<HttpResponse> HttpClient::exchange(const HttpRequest& request,
 }
 
 Result<std::string> HttpClient::get(const std::string& path) {
-  ASSIGN(auto response, exchange({.method = "GET", .path = path, .body = {}, .api_key = {}}, nullptr));
+  ASSIGN(auto response, exchange({.method = "GET", .path = path}, nullptr));
   if (response.head.status / 100 != 2) return tl::unexpected(status_error(response.head, response.body));
   return std::move(response.body);
 }
 
 Result<std::string> HttpClient::post(const std::string& path, const std::string& body) {
-  ASSIGN(auto response, exchange({.method = "POST", .path = path, .body = body, .api_key = {}}, nullptr));
+  ASSIGN(auto response, exchange({.method = "POST", .path = path, .body = body}, nullptr));
   if (response.head.status / 100 != 2) return tl::unexpected(status_error(response.head, response.body));
   return std::move(response.body);
 }
 
 Status HttpClient::post_events(const std::string& path, const std::string& body,
                                const std::function<bool(std::string_view)>& each) {
-  ASSIGN(auto response, exchange({.method = "POST", .path = path, .body = body, .api_key = {}}, &each));
+  ASSIGN(auto response, exchange({.method = "POST", .path = path, .body = body}, &each));
   if (response.head.status / 100 != 2) return tl::unexpected(status_error(response.head, response.body));
   return {};
 }

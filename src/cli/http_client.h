@@ -1,8 +1,7 @@
-// Blocking requests to an OpenAI-compatible server. One thread at a time; cancel() is for any other.
+// Blocking requests to an OpenAI-compatible server. Not thread-safe.
 #pragma once
 #include <atomic>
 #include <memory>
-#include <optional>
 
 #include "cli/http_connection.h"
 
@@ -16,8 +15,10 @@ struct HttpResponse {
 class HttpClient {
  public:
   // Finds the host's addresses. `api_key` goes with every request when it is not empty; it must be printable
-  // ASCII without spaces.
-  static Result<HttpClient> create(const Url& url, std::string api_key, HttpTimeouts timeouts = {});
+  // ASCII without spaces. While `*stop` is true, which another thread or a signal handler may set, a request
+  // ends with kCancelled within 50 ms.
+  static Result<HttpClient> create(const Url& url, std::string api_key, HttpTimeouts timeouts = {},
+                                   const std::atomic<bool>* stop = nullptr);
   ~HttpClient();
   HttpClient(HttpClient&&) noexcept;
   HttpClient& operator=(HttpClient&&) noexcept;
@@ -29,12 +30,6 @@ class HttpClient {
   // The data of each server-sent event, as it comes, until the stream ends or `each` returns false.
   Status post_events(const std::string& path, const std::string& body,
                      const std::function<bool(std::string_view)>& each);
-
-  // The request in flight, or else the next one, ends with kCancelled within 50 ms. Any thread, or a signal
-  // handler.
-  void cancel() noexcept;
-  // Forgets a cancel() that came while nothing was in flight.
-  void rearm() noexcept;
 
  private:
   struct State;

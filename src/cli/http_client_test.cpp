@@ -198,15 +198,16 @@ TEST(HttpClient, AServerThatTricklesRunsIntoTheTotalTimeout) {
   EXPECT_EQ(status.error().code, ErrorCode::kDeadlineExceeded);
 }
 
-TEST(HttpClient, AnotherThreadMayCancel) {
+TEST(HttpClient, AnotherThreadMayStopIt) {
   TestServer server([](const std::string&, TestPeer& peer) {
     peer.wait_for_end();
     return false;
   });
-  auto client = client_of(server);
+  std::atomic<bool> stop{false};
+  auto client = HttpClient::create(parse_url(server.url()).value(), "", {}, &stop).value();
   std::thread other([&] {
     std::this_thread::sleep_for(std::chrono::milliseconds(30));
-    client.cancel();
+    stop = true;
   });
   const auto status = client.get("/x");
   other.join();

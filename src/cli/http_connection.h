@@ -34,15 +34,15 @@ Result<std::vector<std::string>> resolve(const Url& url);
 
 struct HttpRequest {
   std::string method = "GET";
-  std::string path;     // below the URL's prefix: "/v1/models"
-  std::string body;     // JSON, when not empty
-  std::string api_key;  // sent as a bearer token when not empty
+  std::string path = {};     // below the URL's prefix: "/v1/models"
+  std::string body = {};     // JSON, when not empty
+  std::string api_key = {};  // sent as a bearer token when not empty
 };
 
 struct HttpHead {
   int status = 0;
-  std::string content_type;
-  std::string retry_after;
+  std::string content_type = {};
+  std::string retry_after = {};
 };
 
 struct HttpTimeouts {
