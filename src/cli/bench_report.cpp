@@ -176,7 +176,7 @@ std::string report_text(const BenchReport& r) {
   real("Input token throughput (tok/s):", r.input_throughput);
   real("Output token throughput (tok/s):", r.output_throughput);
   real("Total token throughput (tok/s):", r.total_throughput);
-  real("P99 delay of sending (ms):", r.send_delay.p99);
+  if (r.send_delay.max > 0) real("P99 delay of sending (ms):", r.send_delay.p99);
   real("CPU of this client (% of a core):", r.client_cpu * 100);
   append_distribution(out, "Time to first token", "TTFT", r.ttft);
   append_distribution(out, "Time per output token after the first", "TPOT", r.tpot);

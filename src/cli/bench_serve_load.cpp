@@ -213,6 +213,7 @@ class Load {
     const Time now = SteadyClock().now();
     stream.begin(record, now);
     record.sent = seconds(now - start_);
+    if (options_.request_rate == 0) record.due = record.sent;
     stream.connection.send(
         {.method = "POST", .path = options_.path, .body = bodies_[index], .api_key = options_.api_key},
         {[&stream](const HttpHead& head) { stream.head = head; },

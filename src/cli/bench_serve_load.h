@@ -39,7 +39,7 @@ struct LoadOptions {
 struct RequestRecord {
   bool ok = false;
   std::string error_kind, error;  // when not ok: "HTTP 429", "timeout", ...
-  double due = 0, sent = 0;       // after the start of the load; a closed loop has no due times
+  double due = 0, sent = 0;       // after the start of the load; the same in a closed loop
   double ttft = 0, e2e = 0;
   std::vector<float> gaps;  // between pieces of output
   i64 prompt_tokens = 0, output_tokens = 0, cached_tokens = 0;
