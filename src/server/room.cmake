@@ -29,3 +29,9 @@ std::span<const PageFile> page_files() { return kFiles; }
 }  // namespace trireme::server
 " @ONLY)
 target_sources(${room_target} PRIVATE ${page_source})
+
+# ThreadSanitizer knows no fences; Asio's own are beside the locks that it does know.
+if(TRIREME_SANITIZE MATCHES "thread")
+  file(GLOB asio_sources ${dir}/http/connection*.cpp ${dir}/server.cpp)
+  set_source_files_properties(${asio_sources} PROPERTIES COMPILE_DEFINITIONS BOOST_ASIO_DISABLE_FENCED_BLOCK)
+endif()

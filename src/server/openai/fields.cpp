@@ -59,8 +59,9 @@ ApiResult<std::optional<double>> Fields::number(std::string_view name, double lo
   if (!value->is_number()) return wrong_type(name, "a number");
   const double d = value->get<double>();
   if (!std::isfinite(d) || d < low || d > high || (above_low && d == low)) {
-    return bad_param(full(name), fmt::format("{}: {} is not a number {} {} and at most {}", full(name),
-                                             value->dump(), above_low ? "above" : "from", low, high));
+    return bad_param(full(name),
+                     fmt::format("{}: {} is not a number {} {} {} {}", full(name), value->dump(),
+                                 above_low ? "above" : "from", low, above_low ? "and up to" : "to", high));
   }
   return d;
 }
