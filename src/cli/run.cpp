@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <new>
 
@@ -34,11 +35,20 @@ int run(int argc, const char* const* argv) {
   app.set_version_flag("--version", "trireme " TRIREME_VERSION);
   app.footer(kExamples);
   app.require_subcommand(1);
+  app.option_defaults()->multi_option_policy(
+      CLI::MultiOptionPolicy::TakeLast);  // as in other tools: the last one counts
   std::string log_level = "info";
   app.add_option("--log-level", log_level, "trace, debug, info, warning, error or off")
       ->capture_default_str();
   app.fallthrough();
 
+  // CLI11 would only say that a subcommand is required.
+  if (argc > 1 && argv[1][0] != '-' &&
+      std::none_of(std::begin(kCommands), std::end(kCommands),
+                   [&](const Command& c) { return std::string_view(c.name) == argv[1]; })) {
+    fmt::print(stderr, "trireme: there is no command \"{}\"; trireme --help lists them\n", one_line(argv[1]));
+    return 2;
+  }
   Action action;
   for (const auto& c : kCommands) c.add(*app.add_subcommand(c.name, c.about), action);
   try {

@@ -27,9 +27,11 @@ void add_server_flags(CLI::App& app, ServeFlags& f) {
   app.add_option("--host", o.host, "Address to listen on; 0.0.0.0 is every interface")->capture_default_str();
   app.add_option("--port", o.port, "Port; 0 takes a free one")->capture_default_str();
   app.add_option("--served-model-name", o.served_model_names,
-                 "Names that requests may give; the first is in the answers");
+                 "Names that requests may give; the first is in the answers")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.add_option("--api-key", o.api_keys,
-                 "Required on every route but /health; may be repeated. Also from TRIREME_API_KEY");
+                 "Required on every route but /health; may be repeated. Also from TRIREME_API_KEY")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.add_option("--chat-template", f.chat_template,
                  "File with a Jinja chat template instead of the model's own");
   app.add_flag("--allow-chat-template-kwargs", o.allow_chat_template_kwargs,

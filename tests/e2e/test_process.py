@@ -95,10 +95,11 @@ def test_sigterm_lets_running_streams_finish(start):
 def test_kill_9_in_the_middle_leaves_a_machine_that_can_start_again(start):
     s = start()
     with httpx.stream("POST", s.url + "/v1/chat/completions", json={"model": "trireme-demo", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 500, "ignore_eos": True, "stream": True}) as r:
-        next(r.iter_lines())
+        lines = r.iter_lines()
+        next(lines)
         s.process.kill()
         with pytest.raises(httpx.HTTPError):
-            for _ in r.iter_lines():
+            for _ in lines:
                 pass
     again = start("--port", str(s.port))
     assert httpx.get(again.url + "/health").status_code == 200
