@@ -96,7 +96,7 @@ Status parse_architecture(Keys& keys, ModelConfig& c) {
 
 void parse_token_ids(Keys& keys, ModelConfig& c) {
   const auto fits = [&](const Json& id) {
-    return id.is_number_unsigned() && id.get<u64>() < static_cast<u64>(c.vocab_size);
+    return id.is_number_integer() && id.get<i64>() >= 0 && id.get<i64>() < c.vocab_size;
   };
   if (const Json* bos = keys.find("bos_token_id")) {
     if (fits(*bos)) {

@@ -1,5 +1,7 @@
 #include "models/config.h"
 
+#include "models/geometry.h"
+
 #include <gmock/gmock.h>
 #include <sys/stat.h>
 
@@ -435,6 +437,14 @@ TEST(Config, TheDemoModelsLoad) {
   const auto draft = load_config(TRIREME_SOURCE_DIR "/models/trireme-demo-draft");
   ASSERT_TRUE(draft) << draft.error().message;
   EXPECT_TRUE(draft->tie_word_embeddings);
+}
+
+TEST(Config, EveryNamedGeometryIsOneThatLoads) {
+  for (const auto& name : geometry_names()) {
+    const auto config = parse_config(*geometry(name), name);
+    EXPECT_TRUE(config) << config.error().message;
+  }
+  EXPECT_FALSE(geometry("nope"));
 }
 
 }  // namespace
