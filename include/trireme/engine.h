@@ -53,7 +53,8 @@ struct Event {
   std::optional<std::int32_t> stop_token;  // the token that ended it, for kStop
   std::optional<Error> error;
   int prompt_tokens = 0;
-  int cached_tokens = 0;  // of the prompt, taken from the prefix cache
+  int cached_tokens = 0;     // of the prompt, taken from the prefix cache
+  double queue_seconds = 0;  // from submission to its first step (or its end, when it had none)
 };
 
 using EventSink = std::function<void(Event&&)>;

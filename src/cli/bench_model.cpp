@@ -139,7 +139,8 @@ Status run_prefill(const BenchFlags& flags) {
   }
   const double took = median(times);
   auto groups = models::weight_groups(r.config, r.max_model_len, r.backend->dequantised());
-  std::erase_if(groups, [](const auto& g) { return g.part == "head"; });  // one row of a prompt goes through it
+  std::erase_if(groups,
+                [](const auto& g) { return g.part == "head"; });  // one row of a prompt goes through it
   const double flops = models::flops_per_token(r.config, groups) * flags.tokens;
   const double floor =
       gemm_floor(r, std::min(flags.tokens, flags.chunk)) * flags.tokens / std::min(flags.tokens, flags.chunk);

@@ -131,6 +131,8 @@ class EngineImpl final : public Engine {
   struct Live {
     EventSink sink;
     int prompt_tokens = 0;
+    Time submitted{};
+    std::optional<Time> started;  // its first step was planned
   };
   struct Finished {
     sched::StepPlan plan;
@@ -169,6 +171,7 @@ class EngineImpl final : public Engine {
       }
       while (uncommitted_ < 2 && scheduler_.has_work()) {
         auto plan = scheduler_.plan(clock_.now());
+        note_arrivals(plan);
         const bool idle = plan.is_idle();
         if (!idle) ++uncommitted_;
         const bool departures = std::any_of(plan.ranks.begin(), plan.ranks.end(),
@@ -207,6 +210,16 @@ class EngineImpl final : public Engine {
     }
   }
 
+  void note_arrivals(const sched::StepPlan& plan) {
+    const Time now = clock_.now();
+    for (const auto& rank : plan.ranks) {
+      for (const auto& a : rank.arrivals) {
+        const auto live = live_.find(a.seq);
+        if (live != live_.end() && !live->second.started) live->second.started = now;
+      }
+    }
+  }
+
   void send(sched::StepPlan plan) {
     {
       std::lock_guard lock(mutex_);
@@ -222,7 +235,7 @@ class EngineImpl final : public Engine {
     const int prompt_tokens = static_cast<int>(c.request->prompt->size());
     auto id = scheduler_.submit(std::move(*c.request));
     if (id) {
-      live_[*id] = {std::move(c.sink), prompt_tokens};
+      live_[*id] = {std::move(c.sink), prompt_tokens, clock_.now(), {}};
       ++totals_.requests_submitted;
       c.answer.set_value(RequestId{id->value});
     } else {
@@ -260,6 +273,7 @@ class EngineImpl final : public Engine {
       e.stop_token = o.matched_stop;
       e.prompt_tokens = live->second.prompt_tokens;
       e.cached_tokens = o.cached_tokens;
+      e.queue_seconds = seconds(live->second.started.value_or(clock_.now()) - live->second.submitted);
       if (o.finish == sched::Finish::kError || o.finish == sched::Finish::kDeadline) e.error = o.error;
       const bool last = o.finish != sched::Finish::kNone;
       if (last) {

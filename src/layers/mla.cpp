@@ -87,11 +87,9 @@ Result<View> mla(const Context& c, const Mla& w, const Batch& batch, const KvCac
     TRY(absorbed(c, w, batch.all, cache, q, out));
   } else {
     const i64 first = batch.absorbed_rows;
-    if (first > 0)
-      TRY(absorbed(c, w, batch.absorbed, cache, q.rows(0, first), out.rows(0, first)));
+    if (first > 0) TRY(absorbed(c, w, batch.absorbed, cache, q.rows(0, first), out.rows(0, first)));
     if (first < tokens)
-      TRY(expanded(c, w, batch, cache, q.rows(first, tokens - first),
-                   out.rows(first, tokens - first)));
+      TRY(expanded(c, w, batch, cache, q.rows(first, tokens - first), out.rows(first, tokens - first)));
   }
   return linear(c, out, w.o);
 }

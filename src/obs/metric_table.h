@@ -34,6 +34,7 @@ enum class Metric : int {
   kTimeToFirstToken,
   kInterTokenLatency,
   kRequestLatency,
+  kRequestQueueTime,
   kRequestPromptTokens,
   kRequestGenerationTokens,
   kRequestMaxTokens,

@@ -40,6 +40,7 @@ ServerMetrics::ServerMetrics(const std::string& model_name)
       time_to_first_token(registry.histogram(Metric::kTimeToFirstToken)),
       inter_token_latency(registry.histogram(Metric::kInterTokenLatency)),
       request_latency(registry.histogram(Metric::kRequestLatency)),
+      queue_time(registry.histogram(Metric::kRequestQueueTime)),
       prompt_tokens(registry.histogram(Metric::kRequestPromptTokens)),
       generation_tokens(registry.histogram(Metric::kRequestGenerationTokens)),
       max_tokens(registry.histogram(Metric::kRequestMaxTokens)),

@@ -17,6 +17,7 @@ class ServerMetrics {
   obs::Histogram& time_to_first_token;
   obs::Histogram& inter_token_latency;
   obs::Histogram& request_latency;
+  obs::Histogram& queue_time;
   obs::Histogram& prompt_tokens;
   obs::Histogram& generation_tokens;
   obs::Histogram& max_tokens;

@@ -64,8 +64,11 @@ TEST_P(Golden, LogitsAndGreedyTokensAgree) {
     std::vector<GreedyStep> steps;
     for (const auto& s : prompt["greedy"]) steps.push_back({s["id"].get<i32>(), s["gap"].get<double>()});
     // A gap below this may be turned round by this backend's rounding.
-    compared +=
-        expect_greedy(**runner, *logits, steps, p.oracle ? 0.02 : std::string(p.golden) == "draft" ? 0.5 : 0.05, fmt::format("{} tokens", ids.size()));
+    compared += expect_greedy(**runner, *logits, steps,
+                              p.oracle                           ? 0.02
+                              : std::string(p.golden) == "draft" ? 0.5
+                                                                 : 0.05,
+                              fmt::format("{} tokens", ids.size()));
     steps_seen += static_cast<int>(steps.size());
   }
   RecordProperty("worst_relative_error", fmt::format("{:.2e}", worst));

@@ -141,6 +141,7 @@ void Generation::on_event(int index, Event&& event, Time at) {
   if (done_ || choices_[static_cast<std::size_t>(index)].done) return;
   auto& choice = choices_[static_cast<std::size_t>(index)];
   started_ = true;
+  if (choice.prompt_tokens == 0) home_.metrics.queue_time.observe(event.queue_seconds);  // its first event
   choice.prompt_tokens = event.prompt_tokens;
   choice.cached_tokens = std::max(choice.cached_tokens, event.cached_tokens);
   const bool hide_last = hidden_stop(event);
