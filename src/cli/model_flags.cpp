@@ -22,11 +22,11 @@ void ModelFlags::add(CLI::App& app) {
   app.add_option("--kv-cache-dtype", kv_cache_dtype, "auto, bfloat16 or float32")->capture_default_str();
   app.add_option("--load-format", load_format, "auto, or dummy for random weights of the right shape")
       ->capture_default_str();
-  app.add_option("--model-config", o.model_config, "With --load-format dummy: a bare config.json");
-  app.add_option(
-      "--geometry", o.geometry,
-      fmt::format("With --load-format dummy: one of {}", fmt::join(models::geometry_names(), ", ")));
-  app.add_option("--num-layers", o.layers, "With --load-format dummy: fewer layers than the config says");
+  app.add_option("--model-config", o.model_config, "A bare config.json, with dummy weights");
+  app.add_option("--geometry", o.geometry,
+                 fmt::format("A well-known model's shape, with dummy weights: {}",
+                             fmt::join(models::geometry_names(), ", ")));
+  app.add_option("--num-layers", o.layers, "With dummy weights: fewer layers than the config says");
 }
 
 Result<engine::RuntimeOptions> ModelFlags::resolve() const {
@@ -34,7 +34,9 @@ Result<engine::RuntimeOptions> ModelFlags::resolve() const {
   if (load_format != "auto" && load_format != "dummy" && load_format != "safetensors") {
     return invalid("--load-format {}: use auto, safetensors or dummy", load_format);
   }
-  out.dummy = load_format == "dummy";
+  // A geometry or a bare config.json has no weights to read.
+  out.dummy =
+      load_format == "dummy" || !out.geometry.empty() || (!out.model_config.empty() && out.model.empty());
   if (out.layers < 0) return invalid("--num-layers {}: must be at least 1", out.layers);
   ASSIGN(out.kv_dtype, engine::parse_kv_dtype(kv_cache_dtype));
   out.progress = progress_bar("loading");

@@ -23,7 +23,7 @@ constexpr const char* kExamples = R"(
 Examples:
   trireme serve --model models/trireme-demo
   trireme chat --model models/trireme-demo
-  trireme bench decode --geometry llama-1b --load-format dummy
+  trireme bench decode --geometry llama-1b
   trireme COMMAND --help
 )";
 

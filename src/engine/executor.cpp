@@ -13,12 +13,21 @@ StepOutcome Executor::execute(const sched::StepPlan& plan) {
   CHECK(plan.ranks.size() == 1, "this executor is one rank; the plan has {}", plan.ranks.size());
   const Time begin = SteadyClock().now();
   StepOutcome outcome;
-  if (auto done = run(plan.ranks[0], outcome); !done) {
+  Status done;
+  try {
+    done = run(plan.ranks[0], outcome);
+  } catch (const std::bad_alloc&) {
+    done = fail(ErrorCode::kResourceExhausted, "out of memory in a step of {} sequences",
+                plan.ranks[0].slices.size());
+  }
+  if (!done) {
     outcome.result.error = std::move(done).error();
     // The sequences live on in the executor until the scheduler lets them depart; keep one token each, so
     // that a slice planned ahead still finds its input.
     for (const auto& slice : plan.ranks[0].slices) {
-      auto& seq = sequences_.at(slice.seq);
+      const auto found = sequences_.find(slice.seq);
+      if (found == sequences_.end()) continue;
+      auto& seq = found->second;
       const auto known = static_cast<i64>(seq.prompt->size() + seq.output.size());
       if (slice.needs_sample && known == slice.start + slice.count) seq.output.push_back(0);
     }
