@@ -58,6 +58,8 @@ int run(int argc, const char* const* argv) {
     return code == 0 ? 0 : 2;
   }
   try {
+    // A conversation is no place for a server's log.
+    if (app.got_subcommand("chat") && app.count("--log-level") == 0) log_level = "warning";
     Status done = configure_log(log_level);
     if (done) done = action();
     if (done) return 0;
