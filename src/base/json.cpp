@@ -56,10 +56,12 @@ Result<J> parse(std::string_view text, std::string_view what, const JsonLimits& 
   try {
     value = J::parse(text.begin(), text.end(), callback, true, false);
   } catch (const typename J::exception& e) {
-    return invalid("{}: not valid JSON: {}", what, e.what());
+    // The parser quotes the text it stumbled over, however long it is.
+    return invalid("{}: not valid JSON: {}", what, std::string_view(e.what()).substr(0, 200));
   }
   if (too_deep) return invalid("{}: JSON nested deeper than {} levels", what, limits.max_depth);
-  if (!duplicate.empty()) return invalid("{}: the key \"{}\" stands twice in one object", what, duplicate);
+  if (!duplicate.empty())
+    return invalid("{}: the key \"{}\" stands twice in one object", what, duplicate.substr(0, 64));
   return value;
 }
 

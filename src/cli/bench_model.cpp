@@ -58,7 +58,9 @@ Status run_decode(const BenchFlags& flags) {
   ASSIGN(auto r, engine::load_runtime(options));
   const i64 room = i64{flags.context} + flags.warmup + flags.steps + 1;
   ASSIGN(auto runner, engine::DirectRunner::create(r, room, flags.batch));
-  for (int s = 0; s < flags.batch; ++s) runner->pretend(flags.context, s);
+  for (int s = 0; s < flags.batch; ++s) {
+    TRY(runner->pretend(flags.context, s));
+  }
 
   auto tokens = random_tokens(flags.batch, r.config.vocab_size);
   std::vector<double> times;

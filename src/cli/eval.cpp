@@ -66,6 +66,7 @@ Status add_document(engine::DirectRunner& runner, const text::Tokenizer& tokeniz
 Status run_eval(const EvalFlags& flags) {
   ASSIGN(auto options, flags.model.resolve());
   if (options.dummy) return invalid("eval needs real weights: leave out --load-format dummy");
+  if (options.model.empty()) return invalid("no model given: pass --model DIR");
   if (flags.chunk < 1) return invalid("--chunk {}: must be at least 1", flags.chunk);
   ASSIGN(auto tokenizer, text::Tokenizer::load(options.model));
   std::ifstream in(flags.text);

@@ -22,7 +22,7 @@ Status run_inspect(const InspectFlags& flags) {
   options.dummy |= options.model.empty();
   ASSIGN(const auto config, engine::config_of(options));
   ASSIGN(auto backend, engine::make_backend(options));
-  const i64 positions = options.max_model_len > 0 ? options.max_model_len : config.max_position_embeddings;
+  ASSIGN(const i64 positions, engine::max_model_len_of(options, config));
   const auto groups = models::weight_groups(config, positions, backend->dequantised());
   const auto prepared = [&](i64 n, i64 k, DType stored) { return backend->prepared_bytes(n, k, stored); };
 

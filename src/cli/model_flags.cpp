@@ -34,6 +34,10 @@ Result<engine::RuntimeOptions> ModelFlags::resolve() const {
   if (load_format != "auto" && load_format != "dummy" && load_format != "safetensors") {
     return invalid("--load-format {}: use auto, safetensors or dummy", load_format);
   }
+  if (!out.model.empty() && load_format != "dummy" && !(out.geometry.empty() && out.model_config.empty())) {
+    return invalid("--model has weights of its own: leave out {}, or add --load-format dummy",
+                   out.geometry.empty() ? "--model-config" : "--geometry");
+  }
   // A geometry or a bare config.json has no weights to read.
   out.dummy =
       load_format == "dummy" || !out.geometry.empty() || (!out.model_config.empty() && out.model.empty());

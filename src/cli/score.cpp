@@ -131,7 +131,13 @@ Status run_score(const ScoreFlags& flags) {
   if (!in) return fail(ErrorCode::kNotFound, "cannot open {}", flags.input);
   std::unique_ptr<server::TextFrontend> text;
   if (!options.dummy) {
-    ASSIGN(text, server::load_text_frontend(options.model));
+    // A checkpoint without a tokenizer can still be scored on token_ids.
+    auto loaded = server::load_text_frontend(options.model);
+    if (loaded) {
+      text = std::move(*loaded);
+    } else if (loaded.error().code != ErrorCode::kNotFound) {
+      return tl::unexpected(std::move(loaded).error());
+    }
   }
   ASSIGN(auto runtime, engine::load_runtime(options));
   ASSIGN(auto runner, engine::DirectRunner::create(runtime, runtime.max_model_len));

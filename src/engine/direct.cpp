@@ -24,6 +24,19 @@ Result<std::unique_ptr<DirectRunner>> DirectRunner::create(const Runtime& runtim
   return d;
 }
 
+Status DirectRunner::pretend(i64 tokens, int s) {
+  const i64 block_bytes = kKvBlockTokens * cache_.layers()[0].layout.token_bytes();
+  const std::vector<char> zeros(static_cast<std::size_t>(block_bytes));
+  for (const auto& layer : cache_.layers()) {
+    for (const i32 block : table(s)) {
+      TRY(runtime_.backend->device().copy_in(static_cast<char*>(layer.data) + block * block_bytes,
+                                             zeros.data(), block_bytes, runner_->stream()));
+    }
+  }
+  length_[static_cast<std::size_t>(s)] = tokens;
+  return runner_->stream().synchronize();
+}
+
 Result<std::vector<float>> DirectRunner::to_host(const View& row) {
   std::vector<float> out(static_cast<std::size_t>(row.shape.elements()));
   TRY(runtime_.backend->device().copy_out(out.data(), row.data, row.bytes(), runner_->stream()));

@@ -18,9 +18,8 @@ class DirectRunner {
 
   // Forgets what sequence s held.
   void restart(int s = 0) { length_[static_cast<std::size_t>(s)] = 0; }
-  // For benches: goes on as if `tokens` tokens had been computed; their KV is whatever the memory holds
-  // (zeros).
-  void pretend(i64 tokens, int s) { length_[static_cast<std::size_t>(s)] = tokens; }
+  // For benches: goes on as if `tokens` tokens had been computed; their KV becomes zeros, really written.
+  Status pretend(i64 tokens, int s);
   i64 length(int s = 0) const { return length_[static_cast<std::size_t>(s)]; }
 
   // Appends tokens to one sequence, in chunks; hands each chunk's logits ([n, vocab]) to `each` when all are

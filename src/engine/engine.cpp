@@ -131,6 +131,7 @@ class EngineImpl final : public Engine {
   struct Live {
     EventSink sink;
     int prompt_tokens = 0;
+    bool logprobs = false;
     Time submitted{};
     std::optional<Time> started;  // its first step was planned
   };
@@ -167,8 +168,10 @@ class EngineImpl final : public Engine {
       }
       if (finished) {
         --uncommitted_;
+        ++totals_.steps;
         deliver(scheduler_.commit(finished->plan, finished->outcome.result), &*finished);
       }
+      scheduler_.expire(clock_.now());  // also while two steps are under way, when nothing is planned
       while (uncommitted_ < 2 && scheduler_.has_work()) {
         auto plan = scheduler_.plan(clock_.now());
         note_arrivals(plan);
@@ -233,9 +236,10 @@ class EngineImpl final : public Engine {
     if (c.cancel) scheduler_.cancel(*c.cancel);
     if (!c.request) return;
     const int prompt_tokens = static_cast<int>(c.request->prompt->size());
+    const bool logprobs = static_cast<const SeqPayload*>(c.request->payload.get())->sampling.logprobs >= 0;
     auto id = scheduler_.submit(std::move(*c.request));
     if (id) {
-      live_[*id] = {std::move(c.sink), prompt_tokens, clock_.now(), {}};
+      live_[*id] = {std::move(c.sink), prompt_tokens, logprobs, clock_.now(), {}};
       ++totals_.requests_submitted;
       c.answer.set_value(RequestId{id->value});
     } else {
@@ -260,7 +264,7 @@ class EngineImpl final : public Engine {
       Event e;
       for (const TokenId id : o.tokens) {
         OutputToken token{.id = id, .chosen = {}, .top_logprobs = {}};
-        const auto detail = details.find(o.seq);
+        const auto detail = live->second.logprobs ? details.find(o.seq) : details.end();
         if (detail != details.end() && !detail->second->top.empty()) {
           for (const auto& [top, logprob] : detail->second->top) token.top_logprobs.push_back({top, logprob});
         }
@@ -344,10 +348,15 @@ std::string base_name(const std::string& path) {
 
 Result<i64> kv_blocks_for(const EngineOptions& options, const KvLayout& layout, i64 max_model_len,
                           i64 memory_bytes) {
+  if (options.max_num_seqs < 1) return invalid("--max-num-seqs {}: must be at least 1", options.max_num_seqs);
+  constexpr i64 kMostBlocks = (i64{1} << 31) / kKvBlockTokens - 1;  // slots are numbered with 32 bits
+  if (options.kv_blocks > kMostBlocks) {
+    return invalid("--num-kv-blocks {}: at most {} are possible", options.kv_blocks, kMostBlocks);
+  }
   if (options.kv_blocks > 0) return options.kv_blocks;
   const i64 wanted = ceil_div(max_model_len, kKvBlockTokens) * options.max_num_seqs;
   const i64 bytes = options.kv_cache_bytes > 0 ? options.kv_cache_bytes : memory_bytes / 4;
-  const i64 blocks = std::min(wanted, bytes / layout.block_bytes());
+  const i64 blocks = std::min({wanted, bytes / layout.block_bytes(), kMostBlocks});
   if (blocks < 1) {
     return invalid("{} bytes of KV cache are less than one block of {} bytes; raise --kv-cache-memory-bytes",
                    bytes, layout.block_bytes());

@@ -16,9 +16,10 @@ StepOutcome Executor::execute(const sched::StepPlan& plan) {
   Status done;
   try {
     done = run(plan.ranks[0], outcome);
-  } catch (const std::bad_alloc&) {
-    done = fail(ErrorCode::kResourceExhausted, "out of memory in a step of {} sequences",
-                plan.ranks[0].slices.size());
+  } catch (const std::exception& e) {
+    // Out of memory; or, in the step after that, a sequence that was lost to it.
+    done = fail(ErrorCode::kResourceExhausted, "a step of {} sequences failed: {}",
+                plan.ranks[0].slices.size(), e.what());
   }
   if (!done) {
     outcome.result.error = std::move(done).error();

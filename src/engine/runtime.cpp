@@ -24,6 +24,8 @@ Result<std::unique_ptr<Backend>> make_backend(const RuntimeOptions& options) {
 Result<models::ModelConfig> config_of(const RuntimeOptions& options) {
   const int given = !options.model.empty() + !options.model_config.empty() + !options.geometry.empty();
   if (given == 0) return invalid("no model given: pass --model DIR");
+  if (options.layers > 0 && !options.dummy)
+    return invalid("--num-layers is for dummy weights: add --load-format dummy");
   if (!options.dummy) {
     if (options.model.empty())
       return invalid(
@@ -37,8 +39,24 @@ Result<models::ModelConfig> config_of(const RuntimeOptions& options) {
     const std::string& path = options.model_config.empty() ? options.model : options.model_config;
     ASSIGN(json, read_json_file(path.ends_with(".json") ? path : path + "/config.json"));
   }
-  if (options.layers > 0 && json.is_object()) json["num_hidden_layers"] = options.layers;
+  if (options.layers > 0 && json.is_object()) {
+    json["num_hidden_layers"] = options.layers;
+    if (json.contains("first_k_dense_replace") && json["first_k_dense_replace"].is_number_integer()) {
+      json["first_k_dense_replace"] = std::min(options.layers, json["first_k_dense_replace"].get<i64>());
+    }
+  }
   return models::parse_config(json, options.geometry.empty() ? "config.json" : options.geometry);
+}
+
+Result<i64> max_model_len_of(const RuntimeOptions& options, const models::ModelConfig& config) {
+  if (options.max_model_len == 0) return config.max_position_embeddings;
+  if (options.max_model_len < 2)
+    return invalid("--max-model-len {}: must be at least 2", options.max_model_len);
+  if (options.max_model_len > config.max_position_embeddings) {
+    return invalid("--max-model-len {} is more than the model's {} positions", options.max_model_len,
+                   config.max_position_embeddings);
+  }
+  return options.max_model_len;
 }
 
 DType kv_dtype_for(const RuntimeOptions& options, const models::ModelConfig& config, const Backend& backend) {
@@ -57,13 +75,7 @@ Result<Runtime> load_runtime(const RuntimeOptions& options) {
     ASSIGN(auto checkpoint, formats::Checkpoint::open(options.model));
     source = models::checkpoint_source(std::move(checkpoint), r.config);
   }
-  if (options.max_model_len < 0)
-    return invalid("--max-model-len {}: must be positive", options.max_model_len);
-  if (options.max_model_len > r.config.max_position_embeddings) {
-    return invalid("--max-model-len {} is more than the model's {} positions", options.max_model_len,
-                   r.config.max_position_embeddings);
-  }
-  r.max_model_len = options.max_model_len > 0 ? options.max_model_len : r.config.max_position_embeddings;
+  ASSIGN(r.max_model_len, max_model_len_of(options, r.config));
   ASSIGN(r.backend, make_backend(options));
   r.kv_dtype = kv_dtype_for(options, r.config, *r.backend);
   const models::ModelOptions model_options{.absorb_all = options.deterministic,

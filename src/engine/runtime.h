@@ -37,6 +37,8 @@ struct Runtime {
 Result<models::ModelConfig> config_of(const RuntimeOptions& options);
 // Picks the backend that the options ask for. kUnsupported says which devices this build has.
 Result<std::unique_ptr<Backend>> make_backend(const RuntimeOptions& options);
+// Prompt and answer together: what the options say, held against the model's positions.
+Result<i64> max_model_len_of(const RuntimeOptions& options, const models::ModelConfig& config);
 // The type of the KV cache. Routing turns small differences into other experts: where activations are float32
 // anyway, the cache of a routed model is too, and the whole computation agrees with float32 to about 1e-5
 // (docs/decisions.md).

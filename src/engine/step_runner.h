@@ -23,9 +23,7 @@ struct Slice {
 // absorbed, the full blocks before it expanded. That last block is what a request computes whose prefix is
 // all in the cache: few tokens over a long context, for which the expanded form would first expand the whole
 // context.
-constexpr i64 absorbed_from(i64 prompt_tokens) {
-  return (prompt_tokens - 1) / kKvBlockTokens * kKvBlockTokens;
-}
+constexpr i64 absorbed_from(i64 prompt_tokens) { return prompt_tokens / kKvBlockTokens * kKvBlockTokens; }
 
 // Appends tokens [start, start + tokens.size()) of one sequence, as one slice or, where they cross
 // absorbed_from(), two.

@@ -51,6 +51,7 @@ Result<std::unique_ptr<Model>> Decoder::load(const ModelConfig& config, Loader& 
   const i64 positions = options.max_positions > 0 ? options.max_positions : config.max_position_embeddings;
   ASSIGN(model->cos_sin_, loader.upload_f32(rope_table(config, positions), {positions, config.head_dim}));
   ASSIGN(model->embedding_, loader.table("model.embed_tokens.weight", config.vocab_size, config.hidden_size));
+  model->unread_bytes_ = model->cos_sin_.bytes();
   model->embedding_bytes_ = model->embedding_.bytes();
   for (i64 i = 0; i < config.layers; ++i) {
     ASSIGN(auto layer, model->load_layer(loader, i));

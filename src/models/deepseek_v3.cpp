@@ -33,6 +33,7 @@ Result<DeepseekLayer> DeepseekV3::load_layer(Loader& loader, i64 index, const Mo
   ASSIGN(a.kv_a_norm, loader.vector_f32(attn + "kv_a_layernorm.weight", a.latent));
   const i64 kv_rows = heads * (a.nope + a.v);
   ASSIGN(a.kv_b, loader.linear(attn + "kv_b_proj", kv_rows, a.latent));
+  if (index < c.layers) unread_bytes_ += a.kv_b.stored_bytes;  // a decode step is absorbed
   ASSIGN(a.w_uk, loader.heads(attn + "kv_b_proj", kv_rows, a.latent, heads, a.nope + a.v, 0, a.nope, true));
   ASSIGN(a.w_uv,
          loader.heads(attn + "kv_b_proj", kv_rows, a.latent, heads, a.nope + a.v, a.nope, a.v, false));
@@ -77,6 +78,7 @@ Result<std::unique_ptr<Model>> DeepseekV3::load(const ModelConfig& config, Loade
   ASSIGN(model->cos_sin_,
          loader.upload_f32(rope_table(config, positions), {positions, config.mla.qk_rope_head_dim}));
   ASSIGN(model->embedding_, loader.table("model.embed_tokens.weight", config.vocab_size, config.hidden_size));
+  model->unread_bytes_ += model->cos_sin_.bytes();
   model->embedding_bytes_ = model->embedding_.bytes();
   for (i64 i = 0; i < config.layers; ++i) {
     ASSIGN(auto layer, model->load_layer(loader, i, options));

@@ -39,7 +39,7 @@ i64 Model::bytes_per_step(i64 tokens) const {
     share = 1.0 - std::pow(missed, static_cast<double>(tokens));
   }
   const auto experts = static_cast<double>(expert_bytes_);
-  return weight_bytes_ - embedding_bytes_ - static_cast<i64>(experts * (1.0 - share));
+  return weight_bytes_ - embedding_bytes_ - unread_bytes_ - static_cast<i64>(experts * (1.0 - share));
 }
 
 Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, WeightSource& source, Backend& backend,

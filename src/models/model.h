@@ -41,6 +41,7 @@ class Model {
   ModelConfig config_;
   i64 weight_bytes_ = 0;
   i64 expert_bytes_ = 0;     // of all routed experts of all layers
+  i64 unread_bytes_ = 0;     // rotary table, and matrices that only prompts are multiplied with
   i64 embedding_bytes_ = 0;  // looked up, not read through, in a step (0 when it is the head's matrix too)
   std::vector<Buffer> buffers_;
 };

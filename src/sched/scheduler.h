@@ -63,6 +63,9 @@ class Scheduler {
   // REQUIRES: at most one plan is not committed. An idle plan is neither executed nor committed.
   StepPlan plan(Time now);
 
+  // Ends what has passed its deadline. plan() does so too; this is for when no plan can be made.
+  void expire(Time now);
+
   // What the step brought. REQUIRES: plans are committed in order; result.tokens has one entry for each slice
   // that samples, unless result.error is set. Returns take_outputs().
   std::vector<Output> commit(const StepPlan& plan, const StepResult& result);
@@ -95,7 +98,6 @@ class Scheduler {
   using Verdict = WaitQueue::Verdict;
 
   Status check(const Request& request) const;
-  void expire(Time now);
 
   // plan()
   void continue_running(Rank& rank, StepPlan& plan);

@@ -262,7 +262,10 @@ HttpReply Service::detokenize(std::string_view body) const {
     ASSIGN(auto json, parse_body(body));
     TRY(check_model(json, limits));
     const Fields fields(json);
-    ASSIGN(const auto ids, fields.tokens("tokens", 4u << 20, limits.vocab_size));
+    ASSIGN(const auto ids,
+           fields.tokens("tokens",
+                         std::max<std::size_t>(1u << 16, 4 * static_cast<std::size_t>(limits.max_model_len)),
+                         limits.vocab_size));
     if (!ids)
       return bad_param("tokens", "tokens is missing: give an array of token ids",
                        "missing_required_parameter");

@@ -287,6 +287,42 @@ TEST(PrefixCache, IsSharedWhileTheFirstIsStillInPrefill) {
   EXPECT_GE(b.cached(), 2400);
 }
 
+TEST(PrefixCache, ABlockHoldsTheSameBitsWhoeverComputedIt) {
+  // A prompt that ends with its second block, and a longer one that begins with it.
+  auto whole = chat(prose(400, 21));
+  whole.resize(300);
+  const std::vector<i32> start(whole.begin(), whole.begin() + 128);
+  const auto logprobs = [](Engine& engine, const std::vector<i32>& prompt) {
+    Request r = greedy(prompt, 8);
+    r.sampling.logprobs = 1;
+    Collector c;
+    EXPECT_TRUE(engine.submit(r, c.sink()));
+    c.wait();
+    std::vector<float> out;
+    for (const auto& t : c.tokens()) out.push_back(t.chosen->logprob);
+    return std::pair(out, c.cached());
+  };
+  auto cold = make(), warm = make();
+  const auto expected = logprobs(*cold, whole).first;
+  run(*warm, greedy(start, 1));
+  const auto [got, cached] = logprobs(*warm, whole);
+  EXPECT_EQ(cached, 128);
+  EXPECT_EQ(got, expected);
+}
+
+TEST(Deadline, EndsARequestWhileLongStepsRun) {
+  auto engine = make([](auto& o) { o.runtime.threads = 1; });
+  Collector c;
+  Request r = greedy(chat(prose(2500, 9)), 400);
+  r.timeout = std::chrono::milliseconds(10);
+  const Time begin = SteadyClock().now();
+  ASSERT_TRUE(engine->submit(r, c.sink()));
+  EXPECT_EQ(c.wait(), FinishReason::kDeadline);
+  ASSERT_TRUE(c.error());
+  // Far less than the prompt takes: the end does not wait for the step that runs.
+  EXPECT_LT(seconds(SteadyClock().now() - begin), 0.25);
+}
+
 TEST(Cancel, AtRandomMomentsLeavesNothingBehind) {
   auto engine = make([](auto& o) {
     o.max_num_batched_tokens = 128;

@@ -10,12 +10,15 @@ constexpr int kMaxDepth = 64;
 // square of its keys. Their sum over all objects is bounded: room for one object of about 4,000 keys, or a
 // thousand objects of a hundred.
 constexpr std::size_t kMaxKeyWork = 16u << 20;
+constexpr std::size_t kMaxValues = 1u << 20;
 
 tl::unexpected<ApiError> refuse(std::string message) {
   return tl::unexpected(ApiError{400, std::move(message), "invalid_request_error", "", "invalid_json", 0});
 }
 
+// Also more values than any request has: each takes tens of bytes once it is parsed.
 bool too_many_keys(std::string_view text) {
+  std::size_t values = 0;
   std::vector<std::size_t> colons(1);  // of the objects that are open
   std::size_t work = 0;
   bool in_string = false;
@@ -32,8 +35,12 @@ bool too_many_keys(std::string_view text) {
       case '"':
         in_string = true;
         break;
+      case ',':
+        if (++values > kMaxValues) return true;
+        break;
       case '{':
       case '[':
+        if (++values > kMaxValues) return true;
         if (colons.size() > kMaxDepth + 1) return false;  // too deep: refused by the parser's own limit
         colons.push_back(0);
         break;
@@ -56,7 +63,7 @@ bool too_many_keys(std::string_view text) {
 
 ApiResult<OrderedJson> parse_body(std::string_view body) {
   if (body.empty()) return refuse("the request has no body; send a JSON object");
-  if (too_many_keys(body)) return refuse("request body: too many keys");
+  if (too_many_keys(body)) return refuse("request body: too many keys or values");
   auto parsed =
       parse_ordered_json(body, "request body",
                          {.max_bytes = body.size(), .max_depth = kMaxDepth, .refuse_duplicate_keys = true});

@@ -50,9 +50,11 @@ ApiResult<void> Generation::submit() {
     request.sampling = request_.sampling;
     // Choices of one request differ, and the first is what n = 1 would give.
     if (request.sampling.seed) *request.sampling.seed += i % n;
-    request.priority = request_.priority;
+    // Between tenants, who may not even know whose prefixes are cached, one may only step back.
+    request.priority = home_.tenant.empty() ? request_.priority : std::min(request_.priority, 0);
     request.tenant = home_.tenant;
-    request.cache_salt = request_.cache_salt;
+    request.cache_salt =
+        home_.tenant.empty() ? request_.cache_salt : home_.tenant + '\0' + request_.cache_salt;
     request.timeout = request_.timeout;
     auto id = home_.engine.submit(
         std::move(request), [mailbox = home_.mailbox, self = shared_from_this(), index = static_cast<int>(i)](

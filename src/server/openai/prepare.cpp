@@ -57,10 +57,12 @@ ApiResult<int> room_for(const GenerationRequest& request, std::size_t prompt_tok
 
 ApiResult<std::vector<TokenId>> encode_bounded(const TextFrontend& text, const ChatPrompt& prompt,
                                                const RequestLimits& limits) {
-  // Tool calls' arguments and the tools themselves may be rendered in any way: only the messages' text
-  // counts.
-  std::size_t bytes = 0;
+  // Tools may be rendered in any way, but not in much less than they are here.
+  std::size_t bytes = prompt.tools.is_null() ? 0 : to_text(prompt.tools).size();
+  TRY(check_bytes(bytes, "tools", limits));
   for (const auto& message : prompt.messages) {
+    const auto calls = message.find("tool_calls");
+    if (calls != message.end()) bytes += to_text(*calls).size();
     const auto content = message.find("content");
     if (content == message.end()) continue;
     if (content->is_array()) {
@@ -113,6 +115,17 @@ ApiResult<PreparedRequest> prepared(GenerationRequest request, const TextFronten
     return bad_param("min_tokens",
                      fmt::format("min_tokens: {} is more than the {} tokens that may be generated",
                                  request.sampling.min_tokens, most));
+  }
+  // An answer is held until it is complete or read: what this one may come to.
+  constexpr i64 kTokenBytes = 16, kLogprobBytes = 100, kMostBytes = i64{128} << 20;
+  const i64 per_token = kTokenBytes + (request.sampling.logprobs + 1) * kLogprobBytes;
+  const i64 tokens = static_cast<i64>(out.prompts.size()) * request.n * most;
+  if (tokens * per_token > kMostBytes) {
+    return bad_param(
+        "max_tokens",
+        fmt::format("max_tokens: {} tokens in all choices with {} logprobs each are too many for one "
+                    "answer; lower max_tokens, n or the number of logprobs",
+                    tokens, std::max(0, request.sampling.logprobs)));
   }
   out.request = std::move(request);
   return out;
