@@ -116,11 +116,11 @@ ApiResult<PreparedRequest> prepared(GenerationRequest request, const TextFronten
                      fmt::format("min_tokens: {} is more than the {} tokens that may be generated",
                                  request.sampling.min_tokens, most));
   }
-  // An answer is held until it is complete or read: what this one may come to.
+  // An answer that is not streamed is held until it is complete: what this one may come to.
   constexpr i64 kTokenBytes = 16, kLogprobBytes = 100, kMostBytes = i64{128} << 20;
   const i64 per_token = kTokenBytes + (request.sampling.logprobs + 1) * kLogprobBytes;
   const i64 tokens = static_cast<i64>(out.prompts.size()) * request.n * most;
-  if (tokens * per_token > kMostBytes) {
+  if (!request.stream && tokens * per_token > kMostBytes) {
     return bad_param(
         "max_tokens",
         fmt::format("max_tokens: {} tokens in all choices with {} logprobs each are too many for one "
