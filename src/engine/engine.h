@@ -17,7 +17,7 @@ struct EngineOptions {
   RuntimeOptions runtime;
   std::string served_model_name;  // default: the folder's name
   int max_num_seqs = 256;
-  int max_num_batched_tokens = 2048;
+  int max_num_batched_tokens = 1024;  // a step is a pause in every stream: about 0.1 s of prompt on two cores
   int chunked_prefill_size = 0;  // most prompt tokens of one request in a step; 0: max_num_batched_tokens
   int max_queued_requests = 4096;
   double max_queue_time_s = 0;  // 0: for ever
