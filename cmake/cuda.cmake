@@ -1,14 +1,23 @@
-# Whether the CUDA rooms are built: TRIREME_CUDA=ON asks for them, AUTO takes them when nvcc and a GPU are there.
-find_program(TRIREME_NVCC nvcc)
+# Whether the CUDA room is built: TRIREME_CUDA=ON asks for it, AUTO takes it when nvcc and a GPU are there.
+# Kernels are for Hopper (sm_90a), compiled ahead of time; cuBLASLt and cuDNN are opened when the backend
+# starts, so that the same program runs on machines without them.
+find_program(TRIREME_NVCC nvcc HINTS ${PROJECT_SOURCE_DIR}/.cuda/bin $ENV{CUDA_HOME}/bin /usr/local/cuda/bin)
 set(TRIREME_CUDA_ENABLED OFF)
-if(NOT EXISTS ${PROJECT_SOURCE_DIR}/src/backends/cuda)
-  if(TRIREME_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "This version has no CUDA backend yet; configure with the preset cpu.")
-  endif()
-elseif(TRIREME_CUDA STREQUAL "ON" OR (TRIREME_CUDA STREQUAL "AUTO" AND TRIREME_NVCC AND EXISTS /proc/driver/nvidia/version))
+if(TRIREME_CUDA STREQUAL "ON" OR (TRIREME_CUDA STREQUAL "AUTO" AND TRIREME_NVCC AND EXISTS /proc/driver/nvidia/version))
   if(NOT TRIREME_NVCC)
-    message(FATAL_ERROR "TRIREME_CUDA=ON needs nvcc (CUDA 13) on the PATH.")
+    message(FATAL_ERROR "TRIREME_CUDA=ON needs nvcc (CUDA 13): run tools/install_cuda, or put nvcc on the PATH.")
   endif()
+  set(CMAKE_CUDA_COMPILER ${TRIREME_NVCC})
+  set(CMAKE_CUDA_ARCHITECTURES OFF)  # CMake 3.25 knows no 90a: the flags below say it
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   enable_language(CUDA)
+  find_package(CUDAToolkit REQUIRED)
+  set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
+  set(TRIREME_CUDA_FLAGS -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr -lineinfo)
+  if(CCACHE)
+    set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
+  endif()
   set(TRIREME_CUDA_ENABLED ON)
 endif()

@@ -22,17 +22,49 @@ using In = std::span<const T>;
 template <class T>
 using Out = std::span<T>;
 
+// Rows of e4m3 codes and their scales, one for each 128 values of a row: value = code * scale (DeepSeek-V3's
+// recipe, arXiv:2412.19437: scale = max |x| / 448). The scales of one column of blocks lie side by side, as
+// the matrix kernels read them. Empty: not quantised.
+struct Quantised {
+  View codes;  // [rows, k] F8E4M3, dense
+  View scale;  // [ceil(k/128), padded] float32, padded = quantised_rows(rows)
+  explicit operator bool() const { return codes.data != nullptr; }
+};
+constexpr i64 quantised_rows(i64 rows) { return (rows + 7) / 8 * 8; }
+
+// A matrix as a checkpoint stores it.
+struct StoredMatrix {
+  ConstView weight;  // [n, k] float32, BF16, F16 or F8E4M3
+  ConstView scale;   // F8E4M3: [ceil(n/128), ceil(k/128)] float32, value = code * scale
+};
+
 // A matrix y = x W^T as a checkpoint stores it, and what the backend made of it.
 struct LinearWeight {
   i64 n = 0, k = 0;
   ConstView weight;  // [n, k] float32, BF16, F16 or F8E4M3
   ConstView scale;   // F8E4M3: [ceil(n/128), ceil(k/128)] float32, value = code * scale
-  ConstView bias;    // [n] or empty
+  ConstView bias;    // [n] float32 on the device, or empty
+  // For backends that stack by themselves (Backend::stacks): the matrices one below the other, with `weight`
+  // and `scale` empty. FP8 parts, all but the last, have whole blocks of rows.
+  std::vector<StoredMatrix> parts;
+  // What keeps the stored bytes alive while a backend still copies them; cleared after loading.
+  std::vector<std::shared_ptr<const void>> owners;
   // A hint for backends that round activations to BF16: keep them (nearly) float32, and FP8 weights exact,
   // where that costs little beside reading the weight.
   bool precise = false;
   std::shared_ptr<const void> packed;  // the backend's own form; only the backend reads it
   i64 stored_bytes = 0;                // what one pass over the prepared weight reads
+  bool fp8_input = false;              // prepared to be multiplied with Quantised rows
+};
+
+// Matrices of one shape that one call multiplies with: a layer's experts, or one a head.
+struct GroupWeight {
+  i64 n = 0, k = 0;                    // of each
+  std::vector<LinearWeight> each;      // prepared one by one, unless the backend prepares groups
+  std::shared_ptr<const void> packed;  // Ops::prepare_group's
+  i64 stored_bytes = 0;
+  bool fp8_input = false;
+  i64 count() const { return static_cast<i64>(each.size()); }
 };
 
 struct EmbeddingArgs {
@@ -48,27 +80,47 @@ struct RmsNormArgs {
   float eps = 1e-6f;
 };
 
+// x += y, then out and q are its norm, for each that is given; y may be empty. One pass over memory.
+struct AddRmsNormArgs {
+  View x;            // [rows, n] act
+  ConstView y;       // [rows, n] act, or empty
+  ConstView weight;  // [n] float32
+  View out;          // [rows, n] act, or empty
+  Quantised q;       // [rows, n], or empty
+  float eps = 1e-6f;
+};
+
+struct QuantiseArgs {
+  ConstView x;  // [rows, k] act (rows may be strided)
+  Quantised q;  // [rows, k]
+};
+
 struct AddArgs {
   View x;       // [rows, n] act; x += y
   ConstView y;  // [rows, n] act
 };
 
 struct LinearArgs {
-  ConstView x;                      // [rows, k] act
+  ConstView x;                      // [rows, k] act; empty if xq is given
   const LinearWeight* w = nullptr;  // [n, k]
   View out;                         // [rows, n] act or float32
+  Quantised xq;                     // where w->fp8_input
 };
 
 // One matrix a head: out[t, h, :] = x[t, h, :] W[h]^T. MLA's absorbed W_UK and W_UV.
 struct HeadLinearArgs {
-  ConstView x;                      // [tokens, heads, k] act; a row is one (token, head)
-  std::span<const LinearWeight> w;  // [heads] of [n, k]
-  View out;                         // [tokens, heads, n] act
+  ConstView x;                     // [tokens, heads, k] act; a row is one (token, head)
+  const GroupWeight* w = nullptr;  // [heads] of [n, k]
+  View out;                        // [tokens, heads, n] act
 };
 
 struct SwigluArgs {
   ConstView gate_up;  // [rows, 2 n] act: gate, then up
-  View out;           // [rows, n] act: silu(gate) * up
+  View out;           // [rows, n] act: silu(gate) * up; empty if only q is wanted
+  Quantised q;        // [rows, n], or empty
+  // Where given, only the first rows_used[last] rows are computed: routed rows whose number only the device
+  // knows.
+  In<i32> rows_used;
 };
 
 // Rotary embedding in place. `interleaved` rotates the pairs (2i, 2i+1) as DeepSeek does and leaves them
@@ -88,10 +140,13 @@ struct SeqBatch {
   In<i32> context_len;  // [seqs]: tokens in the cache once this step's are written
   In<i32> block_table;  // [seqs, max_blocks]: physical block of each 64 tokens
   i64 max_blocks = 0;
+  i64 max_tokens = 0;    // bound on the new tokens of one sequence, known to the host
+  i64 max_context = 0;   // bound on context_len, likewise
+  void* plan = nullptr;  // what Ops::plan_attention made of this batch; shared by all layers
   int seqs() const { return static_cast<int>(context_len.size()); }
 };
 
-// One layer of the paged cache: [blocks, 64, token_elements] in layout.dtype.
+// One layer of the paged cache: [blocks, 64, token_bytes], see KvLayout.
 struct KvCacheLayer {
   KvLayout layout;
   void* data = nullptr;
@@ -103,6 +158,41 @@ struct MlaAppendArgs {
   ConstView rope;    // [tokens, rope_dim] act, rotated
   In<i32> slots;     // [tokens]: block * 64 + offset
   KvCacheLayer cache;
+};
+
+// What lies between MLA's projections and its attention, in one pass: rotates the rope part of each query
+// head in place, norms the latent, rotates the shared key, and writes both to the cache.
+struct MlaRopeAppendArgs {
+  View q;          // [tokens, heads, nope + rope] act
+  ConstView kv_a;  // [tokens, latent + rope] act (rows may be strided)
+  ConstView norm;  // [latent] float32
+  float eps = 1e-6f;
+  i64 nope = 0;
+  In<i32> positions;  // [tokens]
+  ConstView cos_sin;  // [max_position, rope] float32
+  bool interleaved = true;
+  In<i32> slots;  // [tokens]; negative: the token's KV is not kept
+  KvCacheLayer cache;
+};
+
+// The same for grouped-query attention: rotates q and k in place and writes k and v.
+struct GqaRopeAppendArgs {
+  View q;             // [tokens, heads, head_dim] act
+  View k;             // [tokens, kv_heads, head_dim] act
+  ConstView v;        // [tokens, kv_heads, head_dim] act
+  In<i32> positions;  // [tokens]
+  ConstView cos_sin;  // [max_position, head_dim] float32
+  In<i32> slots;      // [tokens]; negative: not kept
+  KvCacheLayer cache;
+};
+
+// Divides a batch's attention among the units of the chip, once a step for all layers.
+struct PlanAttentionArgs {
+  SeqBatch seqs;
+  KvLayout layout;
+  i64 tokens = 0;  // rows of q
+  int heads = 0;
+  void* plan = nullptr;  // Backend::attention_plan_bytes() of device memory
 };
 
 struct GqaAppendArgs {
@@ -165,26 +255,30 @@ struct MoeGateArgs {
   int groups = 1, top_groups = 1, top_k = 1;
   bool normalise = true;
   float routed_scale = 1;
-  Out<i32> expert;    // [tokens, top_k], best first
+  In<i32> place;    // [experts]: where each expert's weights lie, written instead of its number; may be empty
+  Out<i32> expert;  // [tokens, top_k], best first
   Out<float> weight;  // [tokens, top_k]
 };
 
 // Orders (token, choice) pairs by expert. Within an expert the order is that of the tokens.
 struct MoePermuteArgs {
-  ConstView x;     // [tokens, hidden] act
-  In<i32> expert;  // [tokens, top_k]
+  ConstView x;     // [tokens, hidden] act; empty if xq is given
+  Quantised xq;    // [tokens, hidden]: codes and scales are moved instead
+  In<i32> expert;  // [tokens, top_k]; negative: the pair goes nowhere, row_of becomes -1
   int top_k = 1, experts = 1;
-  View rows;            // [tokens * top_k, hidden] act
+  View rows;            // [tokens * top_k, hidden] act, or empty
+  Quantised rows_q;     // [tokens * top_k, hidden], or empty
   Out<i32> row_of;      // [tokens, top_k]: where each pair went
   Out<i32> expert_end;  // [experts]: one past the last row of each expert
 };
 
 // Rows [expert_end[e-1], expert_end[e]) times expert e's matrix.
 struct GroupedLinearArgs {
-  ConstView x;                      // [rows, k] act
-  In<i32> expert_end;               // [experts]
-  std::span<const LinearWeight> w;  // [experts] of [n, k]
-  View out;                         // [rows, n] act
+  ConstView x;                     // [rows, k] act; empty if xq is given
+  In<i32> expert_end;              // [experts]
+  const GroupWeight* w = nullptr;  // [experts] of [n, k]
+  View out;                        // [rows, n] act
+  Quantised xq;                    // where w->fp8_input
 };
 
 struct MoeCombineArgs {
@@ -242,6 +336,8 @@ struct Ops {
   // Turns a stored weight into the form the linear functions read. The view's memory must outlive the result
   // only if the backend says so by keeping it in `packed`.
   Status (*prepare)(Device&, LinearWeight&) = nullptr;
+  // The same for a group; a backend without it prepares `each`. each[i] holds the stored matrices.
+  Status (*prepare_group)(Device&, GroupWeight&) = nullptr;
   Status (*embedding)(const EmbeddingArgs&, Stream&) = nullptr;
   Status (*rms_norm)(const RmsNormArgs&, Stream&) = nullptr;
   Status (*add)(const AddArgs&, Stream&) = nullptr;
@@ -262,6 +358,13 @@ struct Ops {
   Status (*gather_rows)(const GatherRowsArgs&, Stream&) = nullptr;
   Status (*kv_copy)(const KvCopyArgs&, Stream&) = nullptr;
   Status (*sample)(const SampleArgs&, Stream&) = nullptr;
+
+  // Fused forms; where a backend leaves them out, the layers call the parts.
+  Status (*add_rms_norm)(const AddRmsNormArgs&, Stream&) = nullptr;
+  Status (*mla_rope_append)(const MlaRopeAppendArgs&, Stream&) = nullptr;
+  Status (*gqa_rope_append)(const GqaRopeAppendArgs&, Stream&) = nullptr;
+  Status (*quantise)(const QuantiseArgs&, Stream&) = nullptr;  // needed where a weight has fp8_input
+  Status (*plan_attention)(const PlanAttentionArgs&, Stream&) = nullptr;
 };
 
 // A device and its mathematics.
@@ -278,6 +381,14 @@ class Backend {
   virtual DType dequantised() const { return kv_dtype(); }
   // What prepare() makes of an [n, k] matrix stored as `stored`, in bytes.
   virtual i64 prepared_bytes(i64 n, i64 k, DType stored) const = 0;
+  // Whether prepare() takes LinearWeight::parts.
+  virtual bool stacks() const { return false; }
+  // Waits until every weight is where it belongs; stored bytes may go away then.
+  virtual Status finish_loading() { return {}; }
+  // Device memory for Ops::plan_attention, for up to `tokens` rows of `seqs` sequences.
+  virtual i64 attention_plan_bytes(const KvLayout&, int /*heads*/, i64 /*tokens*/, i64 /*seqs*/) const {
+    return 0;
+  }
 };
 
 }  // namespace trireme

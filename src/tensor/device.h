@@ -1,7 +1,9 @@
 // What a device offers to those who only move bytes: memory, streams and events. The mathematics is ops/.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "base/types.h"
@@ -46,6 +48,27 @@ class Buffer {
   i64 bytes_ = 0;
 };
 
+// Work recorded once and launched many times, with the same addresses.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  virtual Status launch(Stream& stream) = 0;
+};
+
+// When work on a stream passes named points. The time from one mark to the next belongs to the first's name.
+// May be recorded into a Graph; then each launch overwrites the times. One thread.
+class Timeline {
+ public:
+  struct Span {
+    const char* name = "";
+    double begin = 0, seconds = 0;  // begin: since the first mark
+  };
+  virtual ~Timeline() = default;
+  virtual void clear() = 0;  // forgets all marks
+  virtual Status mark(Stream& stream, const char* name) = 0;
+  virtual Result<std::vector<Span>> read() = 0;  // waits for the last mark, which has no span of its own
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -57,6 +80,16 @@ class Device {
   virtual Status copy_in(void* device, const void* host, i64 bytes, Stream& stream) = 0;
   virtual Status copy_out(void* host, const void* device, i64 bytes, Stream& stream) = 0;
   virtual bool host_readable() const = 0;  // device pointers may be read by the host
+  // Host memory that copy_in and copy_out move at full speed and without waiting. Plain memory by default.
+  virtual Result<Buffer> allocate_host(i64 bytes);
+  virtual i64 free_bytes() const { return chip().memory_bytes; }  // of the device, as it stands now
+  // kUnsupported on devices without graphs. While `work` runs, its calls are recorded, not carried out.
+  virtual Result<std::unique_ptr<Graph>> capture(Stream& stream, const std::function<Status()>& work);
+  virtual bool can_capture() const { return false; }
+  virtual std::unique_ptr<Timeline> make_timeline();  // by the host's clock, after synchronising
+  // Names what follows for a profiler that is attached (NVTX).
+  virtual void range_push(const char*) {}
+  virtual void range_pop() {}
 };
 
 }  // namespace trireme

@@ -1,0 +1,88 @@
+// One GPU as a Device: memory, streams, graphs, and the road that weights take to it.
+//
+// Thread-safe but for streams: a stream is for one thread at a time.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <mutex>
+
+#include "backends/cuda/cuda_check.h"
+#include "tensor/device.h"
+
+namespace trireme::cuda {
+
+class CudaDevice;
+class Uploader;
+
+// What a stream lends to the calls on it. Each slot belongs to one family of kernels.
+enum class Scratch : u8 { kLinear, kAttention, kMoe, kSample, kCudnn, kCount };
+
+class CudaStream final : public Stream {
+ public:
+  static Result<std::unique_ptr<CudaStream>> create(CudaDevice& device);
+  ~CudaStream() override;
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
+
+  Status synchronize() override;
+  cudaStream_t handle() const { return stream_; }
+  CudaDevice& device() const { return device_; }
+  // Device memory of at least so many bytes, 256-byte aligned, kept and reused by later calls on this stream.
+  // It grows by waiting for the stream, so a recording must find it large enough already: kInternal
+  // otherwise.
+  Result<void*> scratch(Scratch slot, i64 bytes);
+  // Pinned host memory, likewise. Whoever writes it must know that the stream has read what was there before.
+  Result<void*> pinned(Scratch slot, i64 bytes);
+
+ private:
+  explicit CudaStream(CudaDevice& device) : device_(device) {}
+  Result<void*> grown(Buffer& buffer, i64 bytes, bool host);
+  CudaDevice& device_;
+  cudaStream_t stream_ = nullptr;
+  std::array<Buffer, static_cast<std::size_t>(Scratch::kCount)> scratch_, pinned_;
+};
+
+inline CudaStream& cuda_stream(Stream& s) { return static_cast<CudaStream&>(s); }
+inline cudaStream_t handle_of(Stream& s) { return cuda_stream(s).handle(); }
+
+class CudaDevice final : public Device {
+ public:
+  // kUnsupported when there is no such GPU, its driver is too old, or it is not of compute capability 9.0.
+  static Result<std::unique_ptr<CudaDevice>> open(int ordinal);
+  ~CudaDevice() override;
+
+  const Chip& chip() const override { return chip_; }
+  std::unique_ptr<Stream> make_stream() override;
+  Result<Buffer> allocate(i64 bytes) override;
+  Result<Buffer> allocate_host(i64 bytes) override;
+  Status copy_in(void* device, const void* host, i64 bytes, Stream& stream) override;
+  Status copy_out(void* host, const void* device, i64 bytes, Stream& stream) override;
+  bool host_readable() const override { return false; }
+  i64 free_bytes() const override;
+  Result<std::unique_ptr<Graph>> capture(Stream& stream, const std::function<Status()>& work) override;
+  bool can_capture() const override { return true; }
+  std::unique_ptr<Timeline> make_timeline() override;
+  void range_push(const char* name) override;
+  void range_pop() override;
+
+  int sms() const { return chip_.units; }
+  Uploader& uploader() { return *uploader_; }
+  i64 allocated_bytes() const { return allocated_.load(); }  // taken from the driver, by live Buffers
+
+ private:
+  CudaDevice() = default;
+  Result<Buffer> from_driver(i64 bytes);
+
+  int ordinal_ = 0;
+  Chip chip_;
+  std::atomic<i64> allocated_{0};
+  std::mutex mutex_;  // the slab that small buffers are cut from
+  Buffer slab_;
+  i64 slab_used_ = 0;
+  std::unique_ptr<Uploader> uploader_;
+};
+
+}  // namespace trireme::cuda
