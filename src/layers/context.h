@@ -9,8 +9,13 @@ struct Context {
   const Ops& ops;
   Stream& stream;
   Arena& arena;
-  DType act;  // of activations
+  DType act;                     // of activations
+  Timeline* timeline = nullptr;  // notes when each part of a step begins; not on the hot path
 
+  void mark(const char* part) const {
+    // A mark that could not be made shows in Timeline::read().
+    if (timeline != nullptr) static_cast<void>(timeline->mark(stream, part));
+  }
   Result<View> take(Shape shape) const { return arena.take(act, shape); }
 };
 

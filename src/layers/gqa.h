@@ -11,10 +11,12 @@ struct Gqa {
   LinearWeight q, k, v;  // [heads head_dim, hidden], twice [kv_heads head_dim, hidden]
   LinearWeight o;        // [hidden, heads head_dim]
   ConstView cos_sin;     // [positions, head_dim] float32
+  Want wants() const { return {.x = !q.fp8_input, .q = q.fp8_input}; }
 };
 
-// x [tokens, hidden] act, after the norm; writes this step's keys and values into the cache first.
-Result<View> gqa(const Context& c, const Gqa& w, const Batch& batch, const KvCacheLayer& cache,
-                 const ConstView& x);
+// x [tokens, hidden], after the norm; writes this step's keys and values into the cache first. `out` [tokens,
+// hidden].
+Status gqa(const Context& c, const Gqa& w, const Batch& batch, const KvCacheLayer& cache, Activation& x,
+           const View& out);
 
 }  // namespace trireme::layers

@@ -13,9 +13,11 @@ View head_part(const Mla& w, const View& q, i64 begin, i64 n) {
 Status absorbed(const Context& c, const Mla& w, const SeqBatch& seqs, const KvCacheLayer& cache,
                 const View& q, const View& out) {
   const i64 tokens = q.shape.rows();
+  c.mark("absorb W_UK");
   ASSIGN(View q_latent, c.take({tokens, w.heads, w.latent}));
-  TRY(c.ops.head_linear({.x = head_part(w, q, 0, w.nope), .w = w.w_uk, .out = q_latent}, c.stream));
+  TRY(c.ops.head_linear({.x = head_part(w, q, 0, w.nope), .w = &w.w_uk, .out = q_latent}, c.stream));
   ASSIGN(View o_latent, c.take({tokens, w.heads, w.latent}));
+  c.mark("attention (MLA, absorbed)");
   TRY(c.ops.mla_absorbed({.q_latent = q_latent,
                           .q_rope = head_part(w, q, w.nope, w.rope),
                           .seqs = seqs,
@@ -23,13 +25,15 @@ Status absorbed(const Context& c, const Mla& w, const SeqBatch& seqs, const KvCa
                           .scale = w.scale,
                           .out = o_latent},
                          c.stream));
-  return c.ops.head_linear({.x = o_latent, .w = w.w_uv, .out = out.reshaped({tokens, w.heads, w.v})},
+  c.mark("absorb W_UV");
+  return c.ops.head_linear({.x = o_latent, .w = &w.w_uv, .out = out.reshaped({tokens, w.heads, w.v})},
                            c.stream);
 }
 
 Status expanded(const Context& c, const Mla& w, const Batch& batch, const KvCacheLayer& cache, const View& q,
                 const View& out) {
   const i64 tokens = q.shape.rows();
+  c.mark("kv_b");
   ASSIGN(View latent, c.take({batch.expanded_context, w.latent}));
   ASSIGN(View k_rope, c.take({batch.expanded_context, w.rope}));
   TRY(c.ops.mla_gather({.seqs = batch.expanded,
@@ -38,7 +42,9 @@ Status expanded(const Context& c, const Mla& w, const Batch& batch, const KvCach
                         .latent = latent,
                         .rope = k_rope},
                        c.stream));
-  ASSIGN(View kv, linear(c, latent, w.kv_b));
+  Activation latents{.x = latent, .q = {}};
+  ASSIGN(View kv, linear(c, latents, w.kv_b));
+  c.mark("attention (MLA, expanded)");
   return c.ops.mla_expanded({.q = q.reshaped({tokens, w.heads, w.nope + w.rope}),
                              .kv = kv.reshaped({batch.expanded_context, w.heads, w.nope + w.v}),
                              .k_rope = k_rope,
@@ -51,24 +57,27 @@ Status expanded(const Context& c, const Mla& w, const Batch& batch, const KvCach
                             c.stream);
 }
 
-}  // namespace
-
-Result<View> mla(const Context& c, const Mla& w, const Batch& batch, const KvCacheLayer& cache,
-                 const ConstView& x) {
+// Rotates, norms and caches: what the attention itself needs done before. kv_a [tokens, latent + rope].
+Status rope_append(const Context& c, const Mla& w, const Batch& batch, const KvCacheLayer& cache,
+                   const View& q, const View& kv_a) {
   const i64 tokens = batch.rows();
-  View q;
-  if (w.low_rank_q) {
-    ASSIGN(View q_a, linear(c, x, w.q_a));
-    ASSIGN(View q_a_normed, rms_norm(c, q_a, w.q_a_norm, w.eps));
-    ASSIGN(q, linear(c, q_a_normed, w.q_b));
-  } else {
-    ASSIGN(q, linear(c, x, w.q_b));
+  const View heads = q.reshaped({tokens, w.heads, w.nope + w.rope});
+  if (c.ops.mla_rope_append != nullptr) {
+    return c.ops.mla_rope_append({.q = heads,
+                                  .kv_a = kv_a,
+                                  .norm = w.kv_a_norm,
+                                  .eps = w.eps,
+                                  .nope = w.nope,
+                                  .positions = batch.positions,
+                                  .cos_sin = w.cos_sin,
+                                  .interleaved = w.interleaved,
+                                  .slots = batch.slots,
+                                  .cache = cache},
+                                 c.stream);
   }
-  ASSIGN(View kv_a, linear(c, x, w.kv_a));
   ASSIGN(View latent, rms_norm(c, columns(kv_a, 0, w.latent), w.kv_a_norm, w.eps));
-
-  const auto rope = [&](View heads, i64 offset) {
-    return c.ops.rope({.x = heads,
+  const auto rope = [&](const View& x, i64 offset) {
+    return c.ops.rope({.x = x,
                        .offset = offset,
                        .dim = w.rope,
                        .positions = batch.positions,
@@ -76,22 +85,47 @@ Result<View> mla(const Context& c, const Mla& w, const Batch& batch, const KvCac
                        .interleaved = w.interleaved},
                       c.stream);
   };
-  TRY(rope(q.reshaped({tokens, w.heads, w.nope + w.rope}), w.nope));
-  TRY(rope(kv_a.reshaped({tokens, 1, w.latent + w.rope}), w.latent));
-  TRY(c.ops.mla_append(
+  const View key(kv_a.mutable_data(), kv_a.dtype, {tokens, 1, w.latent + w.rope}, kv_a.row_stride);
+  TRY(rope(heads, w.nope));
+  TRY(rope(key, w.latent));
+  return c.ops.mla_append(
       {.latent = latent, .rope = columns(kv_a, w.latent, w.rope), .slots = batch.slots, .cache = cache},
-      c.stream));
+      c.stream);
+}
 
-  ASSIGN(View out, c.take({tokens, w.heads * w.v}));
+}  // namespace
+
+Status mla(const Context& c, const Mla& w, const Batch& batch, const KvCacheLayer& cache, Activation& x,
+           const View& out) {
+  const i64 tokens = batch.rows();
+  c.mark("q_a, kv_a");
+  ASSIGN(View a, linear(c, x, w.a));
+  View q;
+  if (w.q_lora > 0) {
+    c.mark("norm");
+    ASSIGN(Activation q_a, add_rms_norm(c, columns(a, 0, w.q_lora), {}, w.q_a_norm, w.eps,
+                                        {.x = !w.q_b.fp8_input, .q = w.q_b.fp8_input}));
+    c.mark("q_b");
+    ASSIGN(q, linear(c, q_a, w.q_b));
+  } else {
+    c.mark("q_b");
+    ASSIGN(q, linear(c, x, w.q_b));
+  }
+  c.mark("rope, latent norm, append");
+  TRY(rope_append(c, w, batch, cache, q, columns(a, w.q_lora, w.latent + w.rope)));
+
+  ASSIGN(View values, c.take({tokens, w.heads * w.v}));
   if (w.absorb_all) {
-    TRY(absorbed(c, w, batch.all, cache, q, out));
+    TRY(absorbed(c, w, batch.all, cache, q, values));
   } else {
     const i64 first = batch.absorbed_rows;
-    if (first > 0) TRY(absorbed(c, w, batch.absorbed, cache, q.rows(0, first), out.rows(0, first)));
+    if (first > 0) TRY(absorbed(c, w, batch.absorbed, cache, q.rows(0, first), values.rows(0, first)));
     if (first < tokens)
-      TRY(expanded(c, w, batch, cache, q.rows(first, tokens - first), out.rows(first, tokens - first)));
+      TRY(expanded(c, w, batch, cache, q.rows(first, tokens - first), values.rows(first, tokens - first)));
   }
-  return linear(c, out, w.o);
+  c.mark("o_proj");
+  Activation attended{.x = values, .q = {}};
+  return linear_into(c, attended, w.o, out);
 }
 
 }  // namespace trireme::layers

@@ -16,20 +16,22 @@ struct Mla {
   i64 nope = 128, rope = 64, v = 128, latent = 512;
   float eps = 1e-6f, scale = 1;
   bool interleaved = true;
-  bool low_rank_q = true;
-  LinearWeight q_a, q_b;                 // q_a unused without a low-rank step: q_b is then q_proj
-  ConstView q_a_norm;                    // [q_lora_rank]
-  LinearWeight kv_a;                     // [latent + rope, hidden]
-  ConstView kv_a_norm;                   // [latent]
-  LinearWeight kv_b;                     // [heads (nope + v), latent]
-  std::vector<LinearWeight> w_uk, w_uv;  // [heads] of [latent, nope] and [v, latent]
-  LinearWeight o;                        // [hidden, heads v]
-  ConstView cos_sin;                     // [positions, rope] float32
-  bool absorb_all = false;               // every token in the absorbed form
+  i64 q_lora = 0;           // 0 without a low-rank step: q_b is then q_proj
+  LinearWeight a;           // [q_lora + latent + rope, hidden]: q_a, then kv_a
+  ConstView q_a_norm;       // [q_lora]
+  ConstView kv_a_norm;      // [latent]
+  LinearWeight q_b;         // [heads (nope + rope), q_lora or hidden]
+  LinearWeight kv_b;        // [heads (nope + v), latent]
+  GroupWeight w_uk, w_uv;   // [heads] of [latent, nope] and [v, latent]
+  LinearWeight o;           // [hidden, heads v]
+  ConstView cos_sin;        // [positions, rope] float32
+  bool absorb_all = false;  // every token in the absorbed form
+  Want wants() const { return {.x = !a.fp8_input, .q = a.fp8_input}; }
 };
 
-// x [tokens, hidden] act, after the norm; writes this step's latents into the cache first.
-Result<View> mla(const Context& c, const Mla& w, const Batch& batch, const KvCacheLayer& cache,
-                 const ConstView& x);
+// x [tokens, hidden], after the norm; writes this step's latents into the cache first. `out` [tokens,
+// hidden].
+Status mla(const Context& c, const Mla& w, const Batch& batch, const KvCacheLayer& cache, Activation& x,
+           const View& out);
 
 }  // namespace trireme::layers

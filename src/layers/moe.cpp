@@ -1,13 +1,22 @@
 #include "layers/moe.h"
 
 namespace trireme::layers {
+namespace {
 
-Result<View> moe(const Context& c, const Moe& w, const ConstView& x) {
-  const i64 tokens = x.shape.rows(), hidden = x.shape.cols(), pairs = tokens * w.top_k;
+// Rows sorted by expert, and where each (token, choice) went.
+struct Routed {
+  Activation rows;
+  Out<i32> row_of, expert_end;
+  In<float> weight;
+};
+
+Result<Routed> route(const Context& c, const Moe& w, Activation& x) {
+  const i64 tokens = x.rows(), pairs = tokens * w.top_k, local = w.gate_up.count();
+  const auto n = static_cast<std::size_t>(pairs);
+  c.mark("router");
   ASSIGN(View logits, linear_f32(c, x, w.router));
   ASSIGN(i32 * expert, c.arena.take_array<i32>(DType::kI32, pairs));
   ASSIGN(float* weight, c.arena.take_array<float>(DType::kF32, pairs));
-  const auto n = static_cast<std::size_t>(pairs);
   TRY(c.ops.moe_gate({.logits = logits,
                       .bias = w.bias,
                       .scoring = w.scoring,
@@ -16,42 +25,64 @@ Result<View> moe(const Context& c, const Moe& w, const ConstView& x) {
                       .top_k = w.top_k,
                       .normalise = w.normalise,
                       .routed_scale = w.routed_scale,
+                      .place = w.place,
                       .expert = {expert, n},
                       .weight = {weight, n}},
                      c.stream));
-
-  ASSIGN(View rows, c.take({pairs, hidden}));
+  c.mark("permute");
+  Routed r;
+  r.weight = {weight, n};
   ASSIGN(i32 * row_of, c.arena.take_array<i32>(DType::kI32, pairs));
-  ASSIGN(i32 * expert_end, c.arena.take_array<i32>(DType::kI32, w.experts));
-  const In<i32> ends{expert_end, static_cast<std::size_t>(w.experts)};
-  TRY(c.ops.moe_permute({.x = x,
+  ASSIGN(i32 * expert_end, c.arena.take_array<i32>(DType::kI32, local));
+  r.row_of = {row_of, n};
+  r.expert_end = {expert_end, static_cast<std::size_t>(local)};
+  View rows;
+  const bool fp8 = w.gate_up.fp8_input;
+  if (fp8) {
+    TRY(provide(c, x, true));
+    ASSIGN(r.rows.q, take_quantised(c, pairs, x.cols()));
+  } else {
+    ASSIGN(rows, c.take({pairs, x.cols()}));
+    r.rows.x = rows;
+  }
+  TRY(c.ops.moe_permute({.x = fp8 ? ConstView{} : x.x,
+                         .xq = fp8 ? x.q : Quantised{},
                          .expert = {expert, n},
                          .top_k = w.top_k,
-                         .experts = w.experts,
+                         .experts = static_cast<int>(local),
                          .rows = rows,
-                         .row_of = {row_of, n},
-                         .expert_end = {expert_end, static_cast<std::size_t>(w.experts)}},
+                         .rows_q = r.rows.q,
+                         .row_of = r.row_of,
+                         .expert_end = r.expert_end},
                         c.stream));
-  ASSIGN(View gate_up, c.take({pairs, w.gate_up[0].n}));
-  TRY(c.ops.grouped_linear({.x = rows, .expert_end = ends, .w = w.gate_up, .out = gate_up}, c.stream));
-  ASSIGN(View h, c.take({pairs, w.gate_up[0].n / 2}));
-  TRY(c.ops.swiglu({.gate_up = gate_up, .out = h}, c.stream));
-  TRY(c.ops.grouped_linear({.x = h, .expert_end = ends, .w = w.down, .out = rows}, c.stream));
+  return r;
+}
 
-  View out;
-  if (w.has_shared) {
-    ASSIGN(out, mlp(c, w.shared, x));
-  } else {
-    ASSIGN(out, c.take({tokens, hidden}));
-  }
-  TRY(c.ops.moe_combine({.rows = rows,
-                         .row_of = {row_of, n},
-                         .weight = {weight, n},
-                         .top_k = w.top_k,
-                         .accumulate = w.has_shared,
-                         .out = out},
-                        c.stream));
+Result<View> grouped(const Context& c, const GroupWeight& w, const Activation& x, In<i32> expert_end) {
+  ASSIGN(View out, c.take({x.rows(), w.n}));
+  TRY(c.ops.grouped_linear({.x = x.x, .expert_end = expert_end, .w = &w, .out = out, .xq = x.q}, c.stream));
   return out;
+}
+
+}  // namespace
+
+Status moe(const Context& c, const Moe& w, Activation& x, const View& out) {
+  ASSIGN(Routed r, route(c, w, x));
+  c.mark("experts gate+up");
+  ASSIGN(View gate_up, grouped(c, w.gate_up, r.rows, r.expert_end));
+  c.mark("swiglu");
+  ASSIGN(Activation h, swiglu(c, gate_up, w.down.fp8_input));
+  c.mark("experts down");
+  ASSIGN(View rows, grouped(c, w.down, h, r.expert_end));
+  if (w.has_shared) TRY(mlp(c, w.shared, x, out));
+  c.mark("combine");
+  return c.ops.moe_combine({.rows = rows,
+                            .row_of = r.row_of,
+                            .weight = r.weight,
+                            .top_k = w.top_k,
+                            .accumulate = w.has_shared,
+                            .out = out},
+                           c.stream);
 }
 
 }  // namespace trireme::layers

@@ -11,12 +11,14 @@ struct Moe {
   int experts = 0, top_k = 0, groups = 1, top_groups = 1;
   bool normalise = true;
   float routed_scale = 1;
-  std::vector<LinearWeight> gate_up, down;  // [experts]
+  GroupWeight gate_up, down;  // of the experts that are here
+  In<i32> place;              // [experts]: where each is among them; empty: all, in order
   bool has_shared = false;
   Mlp shared;
+  Want wants() const { return {.x = true, .q = gate_up.fp8_input}; }
 };
 
-// x [tokens, hidden] act, after the norm. The result is to be added to the residual stream.
-Result<View> moe(const Context& c, const Moe& w, const ConstView& x);
+// x [tokens, hidden], after the norm. `out` is to be added to the residual stream.
+Status moe(const Context& c, const Moe& w, Activation& x, const View& out);
 
 }  // namespace trireme::layers

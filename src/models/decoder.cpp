@@ -22,7 +22,8 @@ Result<DecoderLayer> Decoder::load_layer(Loader& loader, i64 index) {
   if (c.architecture == Architecture::kLlama) {
     const std::string ff = base + "mlp.";
     ASSIGN(l.mlp.gate_up,
-           loader.stacked({ff + "gate_proj", ff + "up_proj"}, c.intermediate_size, c.hidden_size));
+           loader.stacked({{ff + "gate_proj", c.intermediate_size}, {ff + "up_proj", c.intermediate_size}},
+                          c.hidden_size));
     ASSIGN(l.mlp.down, loader.linear(ff + "down_proj", c.hidden_size, c.intermediate_size));
     return l;
   }
@@ -32,14 +33,14 @@ Result<DecoderLayer> Decoder::load_layer(Loader& loader, i64 index) {
   m.experts = static_cast<int>(c.moe.experts), m.top_k = static_cast<int>(c.moe.top_k);
   ASSIGN(m.router, loader.linear_f32(ff + "gate", c.moe.experts, c.hidden_size));
   const i64 before = loader.weight_bytes();
-  for (i64 e = 0; e < c.moe.experts; ++e) {
-    const std::string expert = fmt::format("{}experts.{}.", ff, e);
-    ASSIGN(auto gate_up,
-           loader.stacked({expert + "w1", expert + "w3"}, c.moe.intermediate_size, c.hidden_size));
-    ASSIGN(auto down, loader.linear(expert + "w2", c.hidden_size, c.moe.intermediate_size));
-    m.gate_up.push_back(std::move(gate_up));
-    m.down.push_back(std::move(down));
-  }
+  const auto expert = [&](i64 e, const char* part) { return fmt::format("{}experts.{}.{}", ff, e, part); };
+  const i64 width = c.moe.intermediate_size;
+  ASSIGN(m.gate_up, loader.group(c.moe.experts, c.hidden_size, [&](i64 e) {
+    return Loader::Parts{{expert(e, "w1"), width}, {expert(e, "w3"), width}};
+  }));
+  ASSIGN(m.down, loader.group(c.moe.experts, width, [&](i64 e) {
+    return Loader::Parts{{expert(e, "w2"), c.hidden_size}};
+  }));
   expert_bytes_ += loader.weight_bytes() - before;
   return l;
 }
@@ -70,22 +71,21 @@ Result<View> Decoder::forward(const layers::Context& c, const layers::Batch& bat
   const float eps = static_cast<float>(config_.rms_norm_eps);
   ASSIGN(View x, c.take({batch.rows(), config_.hidden_size}));
   TRY(c.ops.embedding({.ids = batch.tokens, .table = embedding_, .out = x}, c.stream));
+  ASSIGN(View branch, c.take({batch.rows(), config_.hidden_size}));
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const auto& layer = layers_[i];
     ArenaScope scope(c.arena);
-    ASSIGN(View h, layers::rms_norm(c, x, layer.input_norm, eps));
-    ASSIGN(View attended, layers::gqa(c, layer.attention, batch, cache[i], h));
-    TRY(c.ops.add({.x = x, .y = attended}, c.stream));
-    ASSIGN(View g, layers::rms_norm(c, x, layer.post_attention_norm, eps));
-    View out;
-    if (layer.moe.experts == 0) {
-      ASSIGN(out, layers::mlp(c, layer.mlp, g));
-    } else {
-      ASSIGN(out, layers::moe(c, layer.moe, g));
-    }
-    TRY(c.ops.add({.x = x, .y = out}, c.stream));
+    c.mark("norm");
+    ASSIGN(auto h, layers::add_rms_norm(c, x, i == 0 ? ConstView{} : branch, layer.input_norm, eps,
+                                        layer.attention.wants()));
+    TRY(layers::gqa(c, layer.attention, batch, cache[i], h, branch));
+    c.mark("norm");
+    const bool dense = layer.moe.experts == 0;
+    ASSIGN(auto g, layers::add_rms_norm(c, x, branch, layer.post_attention_norm, eps,
+                                        dense ? layer.mlp.wants() : layer.moe.wants()));
+    TRY(dense ? layers::mlp(c, layer.mlp, g, branch) : layers::moe(c, layer.moe, g, branch));
   }
-  return head(c, batch, x, norm_, head_);
+  return head(c, batch, x, branch, norm_, head_);
 }
 
 }  // namespace trireme::models

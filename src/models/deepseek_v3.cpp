@@ -20,16 +20,16 @@ Result<DeepseekLayer> DeepseekV3::load_layer(Loader& loader, i64 index, const Mo
   a.interleaved = c.rope_interleave;
   a.cos_sin = cos_sin_;
   a.absorb_all = options.absorb_all;
-  a.low_rank_q = c.mla.q_lora_rank > 0;
-  if (a.low_rank_q) {
-    ASSIGN(a.q_a, loader.linear(attn + "q_a_proj", c.mla.q_lora_rank, c.hidden_size, c.attention_bias));
-    ASSIGN(a.q_a_norm, loader.vector_f32(attn + "q_a_layernorm.weight", c.mla.q_lora_rank));
-    ASSIGN(a.q_b, loader.linear(attn + "q_b_proj", heads * c.mla.qk_head_dim(), c.mla.q_lora_rank));
+  a.q_lora = c.mla.q_lora_rank;
+  Loader::Parts from_hidden = {{attn + "kv_a_proj_with_mqa", a.latent + a.rope}};
+  if (a.q_lora > 0) {
+    from_hidden.insert(from_hidden.begin(), {attn + "q_a_proj", a.q_lora});
+    ASSIGN(a.q_a_norm, loader.vector_f32(attn + "q_a_layernorm.weight", a.q_lora));
+    ASSIGN(a.q_b, loader.linear(attn + "q_b_proj", heads * c.mla.qk_head_dim(), a.q_lora));
   } else {
     ASSIGN(a.q_b, loader.linear(attn + "q_proj", heads * c.mla.qk_head_dim(), c.hidden_size));
   }
-  ASSIGN(a.kv_a,
-         loader.linear(attn + "kv_a_proj_with_mqa", a.latent + a.rope, c.hidden_size, c.attention_bias));
+  ASSIGN(a.a, loader.stacked(from_hidden, c.hidden_size, c.attention_bias));
   ASSIGN(a.kv_a_norm, loader.vector_f32(attn + "kv_a_layernorm.weight", a.latent));
   const i64 kv_rows = heads * (a.nope + a.v);
   ASSIGN(a.kv_b, loader.linear(attn + "kv_b_proj", kv_rows, a.latent));
@@ -41,7 +41,8 @@ Result<DeepseekLayer> DeepseekV3::load_layer(Loader& loader, i64 index, const Mo
 
   const auto mlp = [&](const std::string& name, i64 width) -> Result<layers::Mlp> {
     layers::Mlp m;
-    ASSIGN(m.gate_up, loader.stacked({name + "gate_proj", name + "up_proj"}, width, c.hidden_size));
+    ASSIGN(m.gate_up,
+           loader.stacked({{name + "gate_proj", width}, {name + "up_proj", width}}, c.hidden_size));
     ASSIGN(m.down, loader.linear(name + "down_proj", c.hidden_size, width));
     return m;
   };
@@ -57,12 +58,17 @@ Result<DeepseekLayer> DeepseekV3::load_layer(Loader& loader, i64 index, const Mo
   m.routed_scale = static_cast<float>(c.moe.routed_scaling_factor);
   ASSIGN(m.router, loader.linear_f32(ff + "gate", c.moe.experts, c.hidden_size));
   ASSIGN(m.bias, loader.vector_f32(ff + "gate.e_score_correction_bias", c.moe.experts));
+  const i64 local = options.ep_slice > 1 ? ceil_div(c.moe.experts, options.ep_slice) : c.moe.experts;
+  if (local < c.moe.experts) m.place = place_;
   const i64 before = loader.weight_bytes();
-  for (i64 e = 0; e < c.moe.experts; ++e) {
-    ASSIGN(auto expert, mlp(fmt::format("{}experts.{}.", ff, e), c.moe.intermediate_size));
-    m.gate_up.push_back(std::move(expert.gate_up));
-    m.down.push_back(std::move(expert.down));
-  }
+  const auto expert = [&](i64 e, const char* part) { return fmt::format("{}experts.{}.{}", ff, e, part); };
+  const i64 width = c.moe.intermediate_size;
+  ASSIGN(m.gate_up, loader.group(local, c.hidden_size, [&](i64 e) {
+    return Loader::Parts{{expert(e, "gate_proj"), width}, {expert(e, "up_proj"), width}};
+  }));
+  ASSIGN(m.down, loader.group(local, width, [&](i64 e) {
+    return Loader::Parts{{expert(e, "down_proj"), c.hidden_size}};
+  }));
   if (index < c.layers) expert_bytes_ += loader.weight_bytes() - before;
   m.has_shared = c.moe.shared_experts > 0;
   if (m.has_shared) {
@@ -78,6 +84,15 @@ Result<std::unique_ptr<Model>> DeepseekV3::load(const ModelConfig& config, Loade
   ASSIGN(model->cos_sin_,
          loader.upload_f32(rope_table(config, positions), {positions, config.mla.qk_rope_head_dim}));
   ASSIGN(model->embedding_, loader.table("model.embed_tokens.weight", config.vocab_size, config.hidden_size));
+  if (options.ep_slice > 1 && config.moe.experts > 0) {
+    // Every expert's tokens go to one of those that are here, so that each gets what it would get from the
+    // whole group: as many tokens, spread as the router spreads them.
+    const i64 local = ceil_div(config.moe.experts, options.ep_slice);
+    std::vector<i32> place(static_cast<std::size_t>(config.moe.experts));
+    for (std::size_t e = 0; e < place.size(); ++e) place[e] = static_cast<i32>(static_cast<i64>(e) % local);
+    ASSIGN(const ConstView table, loader.upload_i32(place, {config.moe.experts}));
+    model->place_ = {table.as<i32>(), place.size()};
+  }
   model->unread_bytes_ += model->cos_sin_.bytes();
   model->embedding_bytes_ = model->embedding_.bytes();
   for (i64 i = 0; i < config.layers; ++i) {
@@ -105,28 +120,28 @@ Result<std::unique_ptr<Model>> DeepseekV3::load(const ModelConfig& config, Loade
 }
 
 Status DeepseekV3::run_layer(const layers::Context& c, const DeepseekLayer& layer, const layers::Batch& batch,
-                             const KvCacheLayer& cache, const View& x) const {
+                             const KvCacheLayer& cache, const View& x, const ConstView& before,
+                             const View& branch) const {
   ArenaScope scope(c.arena);
   const float eps = static_cast<float>(config_.rms_norm_eps);
-  ASSIGN(View h, layers::rms_norm(c, x, layer.input_norm, eps));
-  ASSIGN(View attended, layers::mla(c, layer.attention, batch, cache, h));
-  TRY(c.ops.add({.x = x, .y = attended}, c.stream));
-  ASSIGN(View g, layers::rms_norm(c, x, layer.post_attention_norm, eps));
-  View out;
-  if (layer.dense) {
-    ASSIGN(out, layers::mlp(c, layer.mlp, g));
-  } else {
-    ASSIGN(out, layers::moe(c, layer.moe, g));
-  }
-  return c.ops.add({.x = x, .y = out}, c.stream);
+  c.mark("norm");
+  ASSIGN(auto h, layers::add_rms_norm(c, x, before, layer.input_norm, eps, layer.attention.wants()));
+  TRY(layers::mla(c, layer.attention, batch, cache, h, branch));
+  c.mark("norm");
+  ASSIGN(auto g, layers::add_rms_norm(c, x, branch, layer.post_attention_norm, eps,
+                                      layer.dense ? layer.mlp.wants() : layer.moe.wants()));
+  return layer.dense ? layers::mlp(c, layer.mlp, g, branch) : layers::moe(c, layer.moe, g, branch);
 }
 
 Result<View> DeepseekV3::forward(const layers::Context& c, const layers::Batch& batch,
                                  std::span<const KvCacheLayer> cache) const {
   ASSIGN(View x, c.take({batch.rows(), config_.hidden_size}));
+  ASSIGN(View branch, c.take({batch.rows(), config_.hidden_size}));  // what is still to be added to x
+  c.mark("embedding");
   TRY(c.ops.embedding({.ids = batch.tokens, .table = embedding_, .out = x}, c.stream));
-  for (std::size_t i = 0; i < layers_.size(); ++i) TRY(run_layer(c, layers_[i], batch, cache[i], x));
-  return head(c, batch, x, norm_, head_);
+  for (std::size_t i = 0; i < layers_.size(); ++i)
+    TRY(run_layer(c, layers_[i], batch, cache[i], x, i == 0 ? ConstView{} : branch, branch));
+  return head(c, batch, x, branch, norm_, head_);
 }
 
 }  // namespace trireme::models

@@ -34,9 +34,11 @@ class DeepseekV3 final : public Model {
   using Model::Model;
   Result<DeepseekLayer> load_layer(Loader& loader, i64 index, const ModelOptions& options);
   Status run_layer(const layers::Context& c, const DeepseekLayer& layer, const layers::Batch& batch,
-                   const KvCacheLayer& cache, const View& x) const;
+                   const KvCacheLayer& cache, const View& x, const ConstView& before,
+                   const View& branch) const;
 
   ConstView embedding_, norm_, cos_sin_;
+  In<i32> place_;  // [experts]: with ModelOptions::ep_slice
   LinearWeight head_;
   std::vector<DeepseekLayer> layers_;
   std::vector<DeepseekMtp> mtp_;

@@ -29,67 +29,117 @@ Result<Buffer> Loader::host(i64 bytes) {
   }
 }
 
+void Loader::count(i64 device_bytes, i64 read_bytes) {
+  weight_bytes_ += device_bytes;
+  done_bytes_ += read_bytes;
+  if (progress_) progress_(done_bytes_, source_.total_bytes());
+}
+
 Result<LinearWeight> Loader::prepare(LinearWeight w, i64 read_bytes) {
   w.precise = precise_;
   TRY(backend_.ops().prepare(backend_.device(), w));
-  weight_bytes_ += w.stored_bytes;
-  done_bytes_ += read_bytes;
-  if (progress_) progress_(done_bytes_, source_.total_bytes());
+  w.owners.clear();
+  count(w.stored_bytes, read_bytes);
   return w;
 }
 
-Result<LinearWeight> Loader::linear(const std::string& name, i64 n, i64 k, bool bias) {
-  RawTensor scale;
-  ASSIGN(auto stored, source_.matrix(name + ".weight", n, k, scale));
-  LinearWeight w;
-  w.n = n, w.k = k;
-  w.weight = stored.view, w.scale = scale.view;
-  if (bias) {
-    ASSIGN(w.bias, vector_f32(name + ".bias", n));
-  }
-  return prepare(std::move(w), stored.view.bytes());
+Result<GroupWeight> Loader::prepare_group(GroupWeight g, i64 read_bytes) {
+  TRY(backend_.ops().prepare_group(backend_.device(), g));
+  for (auto& w : g.each) w.owners.clear();
+  count(g.stored_bytes, read_bytes);
+  return g;
 }
 
-Result<LinearWeight> Loader::stacked(const std::vector<std::string>& names, i64 n_each, i64 k) {
-  const i64 n = n_each * static_cast<i64>(names.size());
-  std::vector<RawTensor> parts(names.size()), scales(names.size());
-  bool alike = true;
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    ASSIGN(parts[i], source_.matrix(names[i] + ".weight", n_each, k, scales[i]));
-    alike &= parts[i].view.dtype == parts[0].view.dtype;
-  }
-  const DType type = parts[0].view.dtype;
-  // Blocks of 128 rows must not straddle two matrices for their scales to be stacked as they are.
-  if (!alike || (type == DType::kF8E4M3 && n_each % 128 != 0)) {
-    ASSIGN(auto storage, host(n * k * size_of(DType::kF32)));
-    auto* to = static_cast<float*>(storage.data());
-    for (const auto& name : names) {
-      ASSIGN(auto part, floats(name + ".weight", n_each, k));
-      std::memcpy(to, part.data(), static_cast<std::size_t>(n_each * k) * sizeof(float));
-      to += n_each * k;
-    }
-    LinearWeight w = dense(static_cast<const float*>(storage.data()), n, k, storage, backend_.dequantised());
-    return prepare(std::move(w), n * k);
-  }
-  const i64 bytes = n_each * k * size_of(type);
-  ASSIGN(auto storage, host(n * k * size_of(type)));
+// The matrices of `parts` as one, not yet prepared: their views where the backend stacks by itself, else a
+// copy.
+Result<LinearWeight> Loader::stored(const Parts& parts, i64 k) {
+  LinearWeight w;
+  w.k = k;
+  std::vector<RawTensor> weights(parts.size()), scales(parts.size());
+  bool whole = true;  // the parts can stand one below the other as they are
   for (std::size_t i = 0; i < parts.size(); ++i) {
-    std::memcpy(static_cast<char*>(storage.data()) + static_cast<i64>(i) * bytes, parts[i].view.data,
-                static_cast<std::size_t>(bytes));
+    ASSIGN(weights[i], source_.matrix(parts[i].name + ".weight", parts[i].n, k, scales[i]));
+    w.n += parts[i].n;
+    const DType type = weights[i].view.dtype;
+    whole &= type == weights[0].view.dtype;
+    // Blocks of 128 rows must not straddle two matrices.
+    whole &= type != DType::kF8E4M3 || parts[i].n % 128 == 0 || i + 1 == parts.size();
   }
-  LinearWeight w{
-      .n = n, .k = k, .weight = storage.view(type, {n, k}), .scale = {}, .bias = {}, .packed = nullptr};
-  Buffer scale_storage;
-  if (type == DType::kF8E4M3) {
-    const i64 rows = n_each / 128, cols = ceil_div(k, 128);
-    ASSIGN(scale_storage, host(rows * static_cast<i64>(parts.size()) * cols * 4));
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      std::memcpy(static_cast<float*>(scale_storage.data()) + static_cast<i64>(i) * rows * cols,
-                  scales[i].view.data, static_cast<std::size_t>(rows * cols) * 4);
+  if (parts.size() == 1) {
+    w.weight = weights[0].view, w.scale = scales[0].view;
+    w.owners = {weights[0].owner, scales[0].owner};
+    return w;
+  }
+  if (!whole) {
+    ASSIGN(auto storage, host(w.n * k * size_of(DType::kF32)));
+    auto* to = static_cast<float*>(storage.data());
+    for (const auto& part : parts) {
+      ASSIGN(auto values, floats(part.name + ".weight", part.n, k));
+      std::memcpy(to, values.data(), static_cast<std::size_t>(part.n * k) * sizeof(float));
+      to += part.n * k;
     }
-    w.scale = scale_storage.view(DType::kF32, {rows * static_cast<i64>(parts.size()), cols});
+    return dense(static_cast<const float*>(storage.data()), w.n, k, storage, backend_.dequantised());
   }
-  return prepare(std::move(w), bytes * static_cast<i64>(parts.size()));
+  if (backend_.stacks()) {
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      w.parts.push_back({weights[i].view, scales[i].view});
+      w.owners.push_back(weights[i].owner);
+      w.owners.push_back(scales[i].owner);
+    }
+    return w;
+  }
+  const auto stack = [&](const std::vector<RawTensor>& from, DType type, i64 cols) -> Result<ConstView> {
+    i64 rows = 0;
+    for (const auto& t : from) rows += t.view.shape.rows();
+    ASSIGN(auto storage, host(rows * cols * size_of(type)));
+    auto* to = static_cast<char*>(storage.data());
+    for (const auto& t : from) {
+      std::memcpy(to, t.view.data, static_cast<std::size_t>(t.view.bytes()));
+      to += t.view.bytes();
+    }
+    w.owners.push_back(storage.owner());
+    return ConstView(storage.view(type, {rows, cols}));
+  };
+  ASSIGN(w.weight, stack(weights, weights[0].view.dtype, k));
+  if (scales[0].view) {
+    ASSIGN(w.scale, stack(scales, DType::kF32, ceil_div(k, 128)));
+  }
+  return w;
+}
+
+Result<LinearWeight> Loader::stacked(const Parts& parts, i64 k, bool bias) {
+  ASSIGN(LinearWeight w, stored(parts, k));
+  if (bias) {
+    std::vector<float> values;
+    for (const auto& part : parts) {
+      ASSIGN(auto t, source_.tensor(part.name + ".bias", {part.n}));
+      for (i64 i = 0; i < part.n; ++i) values.push_back(element(t.view, i));
+    }
+    ASSIGN(w.bias, upload_f32(values, {w.n}));
+  }
+  i64 bytes = w.weight.bytes();
+  for (const auto& part : w.parts) bytes += part.weight.bytes();
+  return prepare(std::move(w), bytes);
+}
+
+Result<GroupWeight> Loader::group(i64 size, i64 k, const std::function<Parts(i64)>& parts_of) {
+  GroupWeight g;
+  i64 bytes = 0;
+  for (i64 i = 0; i < size; ++i) {
+    if (backend_.ops().prepare_group == nullptr) {
+      ASSIGN(auto one, stacked(parts_of(i), k));
+      g.stored_bytes += one.stored_bytes;
+      g.each.push_back(std::move(one));
+    } else {
+      ASSIGN(auto one, stored(parts_of(i), k));
+      bytes += one.n * k * size_of(one.parts.empty() ? one.weight.dtype : one.parts[0].weight.dtype);
+      g.each.push_back(std::move(one));
+    }
+  }
+  CHECK(size > 0);
+  g.n = g.each[0].n, g.k = k;
+  if (backend_.ops().prepare_group == nullptr) return g;
+  return prepare_group(std::move(g), bytes);
 }
 
 Result<Buffer> Loader::floats(const std::string& name, i64 n, i64 k) {
@@ -114,8 +164,11 @@ LinearWeight Loader::dense(const float* values, i64 n, i64 k, Buffer& storage, D
     auto* to = static_cast<BF16*>(storage.data());
     for (i64 i = 0; i < n * k; ++i) to[i] = BF16(values[i]);
   }
-  return LinearWeight{
-      .n = n, .k = k, .weight = storage.view(type, {n, k}), .scale = {}, .bias = {}, .packed = nullptr};
+  LinearWeight w;
+  w.n = n, w.k = k;
+  w.weight = storage.view(type, {n, k});
+  w.owners = {storage.owner()};
+  return w;
 }
 
 Result<LinearWeight> Loader::linear_f32(const std::string& name, i64 n, i64 k) {
@@ -154,11 +207,10 @@ Result<LinearWeight> Loader::head(const RawTensor& stored, const RawTensor& scal
   return prepare(std::move(w), 0);
 }
 
-Result<std::vector<LinearWeight>> Loader::heads(const std::string& name, i64 rows, i64 k, int heads,
-                                                i64 stride, i64 begin, i64 n, bool transpose) {
+Result<GroupWeight> Loader::heads(const std::string& name, i64 rows, i64 k, int heads, i64 stride, i64 begin,
+                                  i64 n, bool transpose) {
   RawTensor scale;
   ASSIGN(auto stored, source_.matrix(name + ".weight", rows, k, scale));
-  std::vector<LinearWeight> out;
   const bool in_blocks = stride % 128 == 0 && begin % 128 == 0 && n % 128 == 0;
   Buffer values;
   if (stored.view.dtype == DType::kF8E4M3 && !in_blocks) {
@@ -166,13 +218,28 @@ Result<std::vector<LinearWeight>> Loader::heads(const std::string& name, i64 row
     ASSIGN(values, floats(name + ".weight", rows, k));
     const auto w = dense(static_cast<const float*>(values.data()), rows, k, values, backend_.dequantised());
     stored.view = w.weight;
+    stored.owner = values.owner();
     scale = {};
   }
+  GroupWeight g{.n = transpose ? k : n, .k = transpose ? n : k, .transposed = transpose};
   for (int h = 0; h < heads; ++h) {
-    ASSIGN(auto one, head(stored, scale, h * stride + begin, n, transpose));
-    out.push_back(std::move(one));
+    const i64 first = h * stride + begin;
+    if (backend_.ops().prepare_group == nullptr) {
+      ASSIGN(auto one, head(stored, scale, first, n, transpose));
+      g.stored_bytes += one.stored_bytes;
+      g.each.push_back(std::move(one));
+      continue;
+    }
+    LinearWeight one;
+    one.n = g.n, one.k = g.k;
+    one.weight = ConstView(stored.view.row(first), stored.view.dtype, {n, k});
+    if (scale.view)
+      one.scale = ConstView(scale.view.row(first / 128), DType::kF32, {n / 128, ceil_div(k, 128)});
+    one.owners = {stored.owner, scale.owner};
+    g.each.push_back(std::move(one));
   }
-  return out;
+  if (backend_.ops().prepare_group == nullptr) return g;
+  return prepare_group(std::move(g), 0);
 }
 
 Result<ConstView> Loader::vector_f32(const std::string& name, i64 n) {
@@ -182,16 +249,24 @@ Result<ConstView> Loader::vector_f32(const std::string& name, i64 n) {
   return upload_f32(values, {n});
 }
 
-Result<ConstView> Loader::upload_f32(const std::vector<float>& values, Shape shape) {
-  const i64 bytes = static_cast<i64>(values.size()) * 4;
+Result<ConstView> Loader::upload(const void* values, DType type, Shape shape) {
+  const i64 bytes = shape.elements() * size_of(type);
   ASSIGN(auto buffer, backend_.device().allocate(bytes));
-  auto stream = backend_.device().make_stream();
-  TRY(backend_.device().copy_in(buffer.data(), values.data(), bytes, *stream));
-  TRY(stream->synchronize());
-  weight_bytes_ += bytes;
-  const ConstView view = buffer.view(DType::kF32, shape);
+  if (!stream_) stream_ = backend_.device().make_stream();
+  TRY(backend_.device().copy_in(buffer.data(), values, bytes, *stream_));
+  TRY(stream_->synchronize());
+  const ConstView view = buffer.view(type, shape);
   buffers_.push_back(std::move(buffer));
+  count(bytes, 0);
   return view;
+}
+
+Result<ConstView> Loader::upload_f32(const std::vector<float>& values, Shape shape) {
+  return upload(values.data(), DType::kF32, shape);
+}
+
+Result<ConstView> Loader::upload_i32(const std::vector<i32>& values, Shape shape) {
+  return upload(values.data(), DType::kI32, shape);
 }
 
 Result<ConstView> Loader::table(const std::string& name, i64 rows, i64 cols) {
@@ -201,15 +276,8 @@ Result<ConstView> Loader::table(const std::string& name, i64 rows, i64 cols) {
     return fail(ErrorCode::kUnsupported, "{} is {}; an embedding must be float32 or bfloat16", name,
                 to_string(stored.view.dtype));
   }
-  const i64 bytes = stored.view.bytes();
-  ASSIGN(auto buffer, backend_.device().allocate(bytes));
-  auto stream = backend_.device().make_stream();
-  TRY(backend_.device().copy_in(buffer.data(), stored.view.data, bytes, *stream));
-  TRY(stream->synchronize());
-  weight_bytes_ += bytes;
-  done_bytes_ += bytes;
-  const ConstView view = buffer.view(stored.view.dtype, {rows, cols});
-  buffers_.push_back(std::move(buffer));
+  ASSIGN(auto view, upload(stored.view.data, stored.view.dtype, {rows, cols}));
+  count(0, view.bytes());
   return view;
 }
 

@@ -23,11 +23,17 @@ KvLayout kv_layout(const ModelConfig& config, DType dtype) {
 }
 
 Result<View> Model::head(const layers::Context& c, const layers::Batch& batch, const View& x,
-                         const ConstView& norm, const LinearWeight& weight) const {
-  ASSIGN(View picked, c.take({static_cast<i64>(batch.sample_rows.size()), config_.hidden_size}));
-  TRY(c.ops.gather_rows({.x = x, .rows = batch.sample_rows, .out = picked}, c.stream));
-  ASSIGN(View normed, layers::rms_norm(c, picked, norm, static_cast<float>(config_.rms_norm_eps)));
-  return layers::linear_f32(c, normed, weight);
+                         const View& branch, const ConstView& norm, const LinearWeight& weight) const {
+  c.mark("head");
+  const auto picked = static_cast<i64>(batch.sample_rows.size());
+  ASSIGN(View rows, c.take({picked, config_.hidden_size}));
+  TRY(c.ops.add({.x = x, .y = branch}, c.stream));
+  TRY(c.ops.gather_rows({.x = x, .rows = batch.sample_rows, .out = rows}, c.stream));
+  ASSIGN(auto normed, layers::add_rms_norm(c, rows, {}, norm, static_cast<float>(config_.rms_norm_eps),
+                                           {.x = true, .q = false}));
+  ASSIGN(View logits, layers::linear_f32(c, normed, weight));
+  c.mark("end");
+  return logits;
 }
 
 i64 Model::bytes_per_step(i64 tokens) const {
@@ -47,8 +53,11 @@ Result<std::unique_ptr<Model>> load_model(const ModelConfig& config, WeightSourc
   // A router's near ties turn the rounding of its inputs into another choice of experts, so these models get
   // the precise products.
   Loader loader(source, backend, config.moe.experts > 0, std::move(progress));
-  if (config.architecture == Architecture::kDeepseekV3) return DeepseekV3::load(config, loader, options);
-  return Decoder::load(config, loader, options);
+  ASSIGN(auto model, config.architecture == Architecture::kDeepseekV3
+                         ? DeepseekV3::load(config, loader, options)
+                         : Decoder::load(config, loader, options));
+  TRY(backend.finish_loading());
+  return model;
 }
 
 }  // namespace trireme::models

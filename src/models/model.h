@@ -14,6 +14,9 @@ namespace trireme::models {
 struct ModelOptions {
   bool absorb_all = false;  // MLA in its absorbed form for every token (--deterministic)
   i64 max_positions = 0;    // of the rotary tables; 0: max_position_embeddings
+  // Measure one GPU of an expert-parallel group of so many: only its share of the routed experts is here, and
+  // the tokens that the other ranks would send are stood in for by this rank's own.
+  i64 ep_slice = 0;
 };
 
 KvLayout kv_layout(const ModelConfig& config, DType dtype);
@@ -35,8 +38,8 @@ class Model {
 
  protected:
   explicit Model(ModelConfig config) : config_(std::move(config)) {}
-  // The last norm and the head, over the rows that are sampled from.
-  Result<View> head(const layers::Context& c, const layers::Batch& batch, const View& x,
+  // The last norm and the head, over the rows that are sampled from. x + branch is the residual stream.
+  Result<View> head(const layers::Context& c, const layers::Batch& batch, const View& x, const View& branch,
                     const ConstView& norm, const LinearWeight& weight) const;
   ModelConfig config_;
   i64 weight_bytes_ = 0;

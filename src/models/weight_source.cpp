@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 #include <map>
 
@@ -83,15 +84,18 @@ class DummySource final : public WeightSource {
     if (!pool || pool->size() < bytes) {
       pool = std::make_shared<std::vector<u8>>(bytes);
       Rng rng(7);
-      for (std::size_t i = 0; i < bytes; i += 2) {
+      const std::size_t drawn = std::min<std::size_t>(bytes, 32 << 20);  // the rest repeats it
+      for (std::size_t i = 0; i < drawn; i += 2) {
         if (type == DType::kBF16) {
           const BF16 v(static_cast<float>(rng.uniform() - 0.5) * 0.07f);  // deviation 0.02
           std::memcpy(pool->data() + i, &v, 2);
         } else {
           (*pool)[i] = static_cast<u8>(rng.next() % 0x58 | (rng.next() & 0x80));  // finite codes of up to 16
-          if (i + 1 < bytes) (*pool)[i + 1] = static_cast<u8>(rng.next() % 0x58 | (rng.next() & 0x80));
+          if (i + 1 < drawn) (*pool)[i + 1] = static_cast<u8>(rng.next() % 0x58 | (rng.next() & 0x80));
         }
       }
+      for (std::size_t at = drawn; at < bytes; at += std::min(drawn, bytes - at))
+        std::memcpy(pool->data() + at, pool->data(), std::min(drawn, bytes - at));
     }
     return RawTensor{ConstView(pool->data(), type, shape), pool};
   }

@@ -42,22 +42,34 @@ class Loader {
   Loader(WeightSource& source, Backend& backend, bool precise, Progress progress)
       : source_(source), backend_(backend), precise_(precise), progress_(std::move(progress)) {}
 
+  // A matrix to be stacked with others over the same input: its name without ".weight", and its rows.
+  struct Part {
+    std::string name;
+    i64 n = 0;
+  };
+  using Parts = std::vector<Part>;
+
   // A matrix as it is stored.
-  Result<LinearWeight> linear(const std::string& name, i64 n, i64 k, bool bias = false);
-  // Several matrices over the same input, stacked: gate and up.
-  Result<LinearWeight> stacked(const std::vector<std::string>& names, i64 n_each, i64 k);
+  Result<LinearWeight> linear(const std::string& name, i64 n, i64 k, bool bias = false) {
+    return stacked({{name, n}}, k, bias);
+  }
+  // Several matrices one below the other: gate and up, say.
+  Result<LinearWeight> stacked(const Parts& parts, i64 k, bool bias = false);
+  // `count` matrices that one call multiplies with; parts_of(i) names what matrix i is stacked from.
+  Result<GroupWeight> group(i64 count, i64 k, const std::function<Parts(i64)>& parts_of);
   // In float32 whatever it was stored as (routers).
   Result<LinearWeight> linear_f32(const std::string& name, i64 n, i64 k);
-  // Rows of a stored matrix, or their transpose, one LinearWeight a head: MLA's absorbed matrices.
+  // Rows of a stored matrix, or their transpose, one matrix a head: MLA's absorbed matrices.
   // Head h covers rows [h * stride + begin, + n) of the [rows, k] matrix.
-  Result<std::vector<LinearWeight>> heads(const std::string& name, i64 rows, i64 k, int heads, i64 stride,
-                                          i64 begin, i64 n, bool transpose);
+  Result<GroupWeight> heads(const std::string& name, i64 rows, i64 k, int heads, i64 stride, i64 begin, i64 n,
+                            bool transpose);
   // A norm weight or router bias, float32 on the device.
   Result<ConstView> vector_f32(const std::string& name, i64 n);
   // The embedding table as stored (float32 or BF16).
   Result<ConstView> table(const std::string& name, i64 rows, i64 cols);
   // A table of our own making, moved to the device.
   Result<ConstView> upload_f32(const std::vector<float>& values, Shape shape);
+  Result<ConstView> upload_i32(const std::vector<i32>& values, Shape shape);
 
   bool has(const std::string& name) const { return source_.has(name); }
   i64 weight_bytes() const { return weight_bytes_; }
@@ -65,7 +77,11 @@ class Loader {
   std::vector<Buffer> take_buffers() { return std::move(buffers_); }
 
  private:
+  Result<LinearWeight> stored(const Parts& parts, i64 k);
   Result<LinearWeight> prepare(LinearWeight w, i64 read_bytes);
+  Result<GroupWeight> prepare_group(GroupWeight group, i64 read_bytes);
+  void count(i64 device_bytes, i64 read_bytes);
+  Result<ConstView> upload(const void* values, DType type, Shape shape);
   Result<LinearWeight> head(const RawTensor& stored, const RawTensor& scale, i64 first, i64 n,
                             bool transpose);
   Result<Buffer> floats(const std::string& name, i64 n, i64 k);  // a matrix on the host as float32
@@ -77,6 +93,7 @@ class Loader {
   bool precise_;
   Progress progress_;
   std::vector<Buffer> buffers_;
+  std::unique_ptr<Stream> stream_;
   i64 weight_bytes_ = 0, done_bytes_ = 0;
 };
 

@@ -43,25 +43,26 @@ struct LinearWeight {
   i64 n = 0, k = 0;
   ConstView weight;  // [n, k] float32, BF16, F16 or F8E4M3
   ConstView scale;   // F8E4M3: [ceil(n/128), ceil(k/128)] float32, value = code * scale
-  ConstView bias;    // [n] float32 on the device, or empty
+  ConstView bias{};  // [n] float32 on the device, or empty
   // For backends that stack by themselves (Backend::stacks): the matrices one below the other, with `weight`
   // and `scale` empty. FP8 parts, all but the last, have whole blocks of rows.
-  std::vector<StoredMatrix> parts;
+  std::vector<StoredMatrix> parts{};
   // What keeps the stored bytes alive while a backend still copies them; cleared after loading.
-  std::vector<std::shared_ptr<const void>> owners;
+  std::vector<std::shared_ptr<const void>> owners{};
   // A hint for backends that round activations to BF16: keep them (nearly) float32, and FP8 weights exact,
   // where that costs little beside reading the weight.
   bool precise = false;
-  std::shared_ptr<const void> packed;  // the backend's own form; only the backend reads it
-  i64 stored_bytes = 0;                // what one pass over the prepared weight reads
-  bool fp8_input = false;              // prepared to be multiplied with Quantised rows
+  std::shared_ptr<const void> packed{};  // the backend's own form; only the backend reads it
+  i64 stored_bytes = 0;                  // what one pass over the prepared weight reads
+  bool fp8_input = false;                // prepared to be multiplied with Quantised rows
 };
 
 // Matrices of one shape that one call multiplies with: a layer's experts, or one a head.
 struct GroupWeight {
-  i64 n = 0, k = 0;                    // of each
-  std::vector<LinearWeight> each;      // prepared one by one, unless the backend prepares groups
-  std::shared_ptr<const void> packed;  // Ops::prepare_group's
+  i64 n = 0, k = 0;                      // of each
+  bool transposed = false;               // to prepare_group: each is stored as [k, n]
+  std::vector<LinearWeight> each{};      // prepared one by one, unless the backend prepares groups
+  std::shared_ptr<const void> packed{};  // Ops::prepare_group's
   i64 stored_bytes = 0;
   bool fp8_input = false;
   i64 count() const { return static_cast<i64>(each.size()); }
@@ -82,17 +83,17 @@ struct RmsNormArgs {
 
 // x += y, then out and q are its norm, for each that is given; y may be empty. One pass over memory.
 struct AddRmsNormArgs {
-  View x;            // [rows, n] act
+  View x;            // [rows, n] act (rows may be strided; not written where y is empty)
   ConstView y;       // [rows, n] act, or empty
   ConstView weight;  // [n] float32
   View out;          // [rows, n] act, or empty
-  Quantised q;       // [rows, n], or empty
+  Quantised q{};     // [rows, n], or empty
   float eps = 1e-6f;
 };
 
 struct QuantiseArgs {
-  ConstView x;  // [rows, k] act (rows may be strided)
-  Quantised q;  // [rows, k]
+  ConstView x;    // [rows, k] act (rows may be strided)
+  Quantised q{};  // [rows, k]
 };
 
 struct AddArgs {
@@ -104,7 +105,7 @@ struct LinearArgs {
   ConstView x;                      // [rows, k] act; empty if xq is given
   const LinearWeight* w = nullptr;  // [n, k]
   View out;                         // [rows, n] act or float32
-  Quantised xq;                     // where w->fp8_input
+  Quantised xq{};                   // where w->fp8_input
 };
 
 // One matrix a head: out[t, h, :] = x[t, h, :] W[h]^T. MLA's absorbed W_UK and W_UV.
@@ -117,10 +118,10 @@ struct HeadLinearArgs {
 struct SwigluArgs {
   ConstView gate_up;  // [rows, 2 n] act: gate, then up
   View out;           // [rows, n] act: silu(gate) * up; empty if only q is wanted
-  Quantised q;        // [rows, n], or empty
+  Quantised q{};      // [rows, n], or empty
   // Where given, only the first rows_used[last] rows are computed: routed rows whose number only the device
   // knows.
-  In<i32> rows_used;
+  In<i32> rows_used{};
 };
 
 // Rotary embedding in place. `interleaved` rotates the pairs (2i, 2i+1) as DeepSeek does and leaves them
@@ -255,7 +256,7 @@ struct MoeGateArgs {
   int groups = 1, top_groups = 1, top_k = 1;
   bool normalise = true;
   float routed_scale = 1;
-  In<i32> place;    // [experts]: where each expert's weights lie, written instead of its number; may be empty
+  In<i32> place{};  // [experts]: where each expert's weights lie, written instead of its number; may be empty
   Out<i32> expert;  // [tokens, top_k], best first
   Out<float> weight;  // [tokens, top_k]
 };
@@ -263,11 +264,11 @@ struct MoeGateArgs {
 // Orders (token, choice) pairs by expert. Within an expert the order is that of the tokens.
 struct MoePermuteArgs {
   ConstView x;     // [tokens, hidden] act; empty if xq is given
-  Quantised xq;    // [tokens, hidden]: codes and scales are moved instead
+  Quantised xq{};  // [tokens, hidden]: codes and scales are moved instead
   In<i32> expert;  // [tokens, top_k]; negative: the pair goes nowhere, row_of becomes -1
   int top_k = 1, experts = 1;
   View rows;            // [tokens * top_k, hidden] act, or empty
-  Quantised rows_q;     // [tokens * top_k, hidden], or empty
+  Quantised rows_q{};   // [tokens * top_k, hidden], or empty
   Out<i32> row_of;      // [tokens, top_k]: where each pair went
   Out<i32> expert_end;  // [experts]: one past the last row of each expert
 };
@@ -278,7 +279,7 @@ struct GroupedLinearArgs {
   In<i32> expert_end;              // [experts]
   const GroupWeight* w = nullptr;  // [experts] of [n, k]
   View out;                        // [rows, n] act
-  Quantised xq;                    // where w->fp8_input
+  Quantised xq{};                  // where w->fp8_input
 };
 
 struct MoeCombineArgs {

@@ -36,6 +36,7 @@ class Buffer {
       : owner_(std::move(owner)), data_(data), bytes_(bytes) {}
   void* data() const { return data_; }
   i64 bytes() const { return bytes_; }
+  const std::shared_ptr<void>& owner() const { return owner_; }
   View view(DType t, Shape s) const {
     CHECK(s.elements() * size_of(t) <= bytes_, "a view of {} bytes over a buffer of {}",
           s.elements() * size_of(t), bytes_);

@@ -134,13 +134,12 @@ Status check(const LinearArgs& a) {
 }
 
 Status check(const HeadLinearArgs& a) {
-  if (a.w.empty() || a.x.shape.rank != 3) return invalid("head_linear: no heads");
-  const i64 heads = static_cast<i64>(a.w.size());
-  TRY(heads3(a.x, a.x.shape[0], heads, a.w[0].k, "head_linear x"));
-  TRY(heads3(a.out, a.x.shape[0], heads, a.w[0].n, "head_linear out"));
-  for (const auto& w : a.w) {
+  if (!a.w || a.w->each.empty() || a.x.shape.rank != 3) return invalid("head_linear: no heads");
+  TRY(heads3(a.x, a.x.shape[0], a.w->count(), a.w->k, "head_linear x"));
+  TRY(heads3(a.out, a.x.shape[0], a.w->count(), a.w->n, "head_linear out"));
+  for (const auto& w : a.w->each) {
     TRY(prepared(w));
-    if (w.n != a.w[0].n || w.k != a.w[0].k) return invalid("head_linear: heads of different shapes");
+    if (w.n != a.w->n || w.k != a.w->k) return invalid("head_linear: heads of different shapes");
   }
   return {};
 }
@@ -242,6 +241,7 @@ Status check(const MoeGateArgs& a) {
     return invalid("moe_gate: {} experts to choose from {} groups of {}", a.top_k, a.top_groups,
                    experts / a.groups);
   }
+  if (!a.place.empty()) TRY(count(a.place, experts, "moe_gate place"));
   TRY(count(a.expert, tokens * a.top_k, "moe_gate expert"));
   return count(a.weight, tokens * a.top_k, "moe_gate weight");
 }
@@ -258,15 +258,15 @@ Status check(const MoePermuteArgs& a) {
 }
 
 Status check(const GroupedLinearArgs& a) {
-  if (a.w.empty()) return invalid("grouped_linear: no experts");
-  TRY(count(a.expert_end, static_cast<i64>(a.w.size()), "grouped_linear expert_end"));
+  if (!a.w || a.w->each.empty()) return invalid("grouped_linear: no experts");
+  TRY(count(a.expert_end, a.w->count(), "grouped_linear expert_end"));
   const i64 rows = a.x.shape.rows();
-  TRY(matrix(a.x, rows, a.w[0].k, "grouped_linear x"));
-  TRY(matrix(a.out, rows, a.w[0].n, "grouped_linear out"));
+  TRY(matrix(a.x, rows, a.w->k, "grouped_linear x"));
+  TRY(matrix(a.out, rows, a.w->n, "grouped_linear out"));
   i32 begin = 0;
-  for (std::size_t e = 0; e < a.w.size(); ++e) {
-    TRY(prepared(a.w[e]));
-    if (a.w[e].n != a.w[0].n || a.w[e].k != a.w[0].k)
+  for (std::size_t e = 0; e < a.w->each.size(); ++e) {
+    TRY(prepared(a.w->each[e]));
+    if (a.w->each[e].n != a.w->n || a.w->each[e].k != a.w->k)
       return invalid("grouped_linear: experts of different shapes");
     if (a.expert_end[e] < begin || a.expert_end[e] > rows)
       return invalid("grouped_linear: expert {} ends at row {}", e, a.expert_end[e]);

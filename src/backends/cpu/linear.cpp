@@ -179,9 +179,9 @@ Status linear(const LinearArgs& a, Stream& stream) {
 Status head_linear(const HeadLinearArgs& a, Stream& stream) {
   TRY(check(a));
   std::vector<Product> products;
-  const i64 heads = static_cast<i64>(a.w.size()), tokens = a.x.shape[0];
+  const i64 heads = a.w->count(), tokens = a.x.shape[0];
   for (i64 h = 0; h < heads; ++h) {
-    products.push_back({&packed(a.w[static_cast<std::size_t>(h)]), a.x.as<float>() + h * a.x.row_stride,
+    products.push_back({&packed(a.w->each[static_cast<std::size_t>(h)]), a.x.as<float>() + h * a.x.row_stride,
                         heads * a.x.row_stride, tokens, a.out.mut<float>() + h * a.out.row_stride,
                         heads * a.out.row_stride});
     if (!products[0].w->same_kind(*products.back().w))
@@ -195,10 +195,10 @@ Status grouped_linear(const GroupedLinearArgs& a, Stream& stream) {
   TRY(check(a));
   std::vector<Product> products;
   i64 begin = 0;
-  for (std::size_t e = 0; e < a.w.size(); ++e) {
+  for (std::size_t e = 0; e < a.w->each.size(); ++e) {
     const i64 rows = a.expert_end[e] - begin;
-    products.push_back({&packed(a.w[e]), static_cast<const float*>(a.x.row(begin)), a.x.row_stride, rows,
-                        static_cast<float*>(a.out.mutable_row(begin)), a.out.row_stride});
+    products.push_back({&packed(a.w->each[e]), static_cast<const float*>(a.x.row(begin)), a.x.row_stride,
+                        rows, static_cast<float*>(a.out.mutable_row(begin)), a.out.row_stride});
     if (!products[0].w->same_kind(*products.back().w))
       return invalid("grouped_linear: experts of different types");
     begin = a.expert_end[e];

@@ -139,7 +139,8 @@ TEST_P(Linear, HeadsAndExpertsAreTheLinearOfTheirRows) {
   Runner fast = Runner::fast(GetParam()), oracle = Runner::oracle();
   constexpr i64 kMatrices = 9, kTokens = 5, kN = 70, kK = 66;
   std::vector<Tensor> stored;
-  std::vector<LinearWeight> w, w_oracle;
+  GroupWeight group{.n = kN, .k = kK}, group_oracle = group;
+  std::vector<LinearWeight>&w = group.each, &w_oracle = group_oracle.each;
   for (i64 i = 0; i < kMatrices; ++i) {
     stored.push_back(random_tensor(rng, DType::kBF16, {kN, kK}));
     w.push_back(fast.prepared(stored.back()));
@@ -147,8 +148,8 @@ TEST_P(Linear, HeadsAndExpertsAreTheLinearOfTheirRows) {
   }
   Tensor x = random_tensor(rng, DType::kF32, {kTokens, kMatrices, kK});
   Tensor a(DType::kF32, {kTokens, kMatrices, kN}), b(DType::kF32, {kTokens, kMatrices, kN});
-  EXPECT_OK(fast.ops().head_linear({x.view(), w, a.view()}, *fast.stream));
-  EXPECT_OK(oracle.ops().head_linear({x.view(), w_oracle, b.view()}, *oracle.stream));
+  EXPECT_OK(fast.ops().head_linear({x.view(), &group, a.view()}, *fast.stream));
+  EXPECT_OK(oracle.ops().head_linear({x.view(), &group_oracle, b.view()}, *oracle.stream));
   EXPECT_LT(relative_error(a.values(), b.values()), tolerance(true));
   for (i64 h = 0; h < kMatrices; ++h) {
     Tensor one(DType::kF32, {1, kK});
@@ -162,8 +163,8 @@ TEST_P(Linear, HeadsAndExpertsAreTheLinearOfTheirRows) {
                                 20, 21, 45, 45};  // experts without rows at both ends and between
   Tensor rows = random_tensor(rng, DType::kF32, {45, kK}), ga(DType::kF32, {45, kN}),
          gb(DType::kF32, {45, kN});
-  EXPECT_OK(fast.ops().grouped_linear({rows.view(), end, w, ga.view()}, *fast.stream));
-  EXPECT_OK(oracle.ops().grouped_linear({rows.view(), end, w_oracle, gb.view()}, *oracle.stream));
+  EXPECT_OK(fast.ops().grouped_linear({rows.view(), end, &group, ga.view(), {}}, *fast.stream));
+  EXPECT_OK(oracle.ops().grouped_linear({rows.view(), end, &group_oracle, gb.view(), {}}, *oracle.stream));
   EXPECT_LT(relative_error(ga.values(), gb.values()), tolerance(true));
   for (i64 r = 0; r < 45; ++r) {
     const auto expert = static_cast<std::size_t>(std::upper_bound(end.begin(), end.end(), r) - end.begin());

@@ -67,7 +67,7 @@ void gate_row(const MoeGateArgs& a, i64 t, GateScratch& s) {
     const std::size_t at = static_cast<std::size_t>(t * a.top_k + i);
     float w = s.score[s.picked[i]];
     if (a.normalise) w /= sum + 1e-20f;
-    a.expert[at] = s.picked[i];
+    a.expert[at] = a.place.empty() ? s.picked[i] : a.place[static_cast<std::size_t>(s.picked[i])];
     a.weight[at] = w * a.routed_scale;
   }
 }

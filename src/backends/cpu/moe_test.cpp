@@ -132,7 +132,14 @@ TEST(MoePermute, OrdersByExpertThenTokenAndCombinePutsBack) {
         for (int i = 0; i < kTop; ++i) expert.push_back((first + 2 * i) % kExperts);
         for (int i = 0; i < kTop; ++i) weight.push_back(static_cast<float>(rng.uniform()));
       }
-      EXPECT_OK(r.ops().moe_permute({x.view(), expert, kTop, kExperts, rows.view(), row_of, end}, *r.stream));
+      EXPECT_OK(r.ops().moe_permute({.x = x.view(),
+                                     .expert = expert,
+                                     .top_k = kTop,
+                                     .experts = kExperts,
+                                     .rows = rows.view(),
+                                     .row_of = row_of,
+                                     .expert_end = end},
+                                    *r.stream));
       EXPECT_EQ(end.back(), tokens * kTop);
       std::vector<i64> token_of(row_of.size(), -1);
       for (std::size_t i = 0; i < row_of.size(); ++i) {
@@ -167,8 +174,14 @@ TEST(MoePermute, OrdersByExpertThenTokenAndCombinePutsBack) {
         EXPECT_LT(relative_error(out.values(), expected), 1e-6);
       }
       expert[0] = kExperts;
-      EXPECT_FALSE(
-          r.ops().moe_permute({x.view(), expert, kTop, kExperts, rows.view(), row_of, end}, *r.stream));
+      EXPECT_FALSE(r.ops().moe_permute({.x = x.view(),
+                                        .expert = expert,
+                                        .top_k = kTop,
+                                        .experts = kExperts,
+                                        .rows = rows.view(),
+                                        .row_of = row_of,
+                                        .expert_end = end},
+                                       *r.stream));
     }
   }
 }

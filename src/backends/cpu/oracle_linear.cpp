@@ -97,9 +97,9 @@ Status linear(const LinearArgs& a, Stream& stream) {
 
 Status head_linear(const HeadLinearArgs& a, Stream& stream) {
   TRY(check(a));
-  const i64 heads = static_cast<i64>(a.w.size());
+  const i64 heads = a.w->count();
   for (i64 h = 0; h < heads; ++h) {
-    multiply(cpu(stream), a.w[static_cast<std::size_t>(h)], static_cast<const float*>(a.x.row(h)),
+    multiply(cpu(stream), a.w->each[static_cast<std::size_t>(h)], static_cast<const float*>(a.x.row(h)),
              heads * a.x.row_stride, a.x.shape[0], static_cast<float*>(a.out.mutable_row(h)),
              heads * a.out.row_stride);
   }
@@ -109,9 +109,9 @@ Status head_linear(const HeadLinearArgs& a, Stream& stream) {
 Status grouped_linear(const GroupedLinearArgs& a, Stream& stream) {
   TRY(check(a));
   i64 begin = 0;
-  for (std::size_t e = 0; e < a.w.size(); begin = a.expert_end[e], ++e) {
+  for (std::size_t e = 0; e < a.w->each.size(); begin = a.expert_end[e], ++e) {
     if (a.expert_end[e] == begin) continue;
-    multiply(cpu(stream), a.w[e], static_cast<const float*>(a.x.row(begin)), a.x.row_stride,
+    multiply(cpu(stream), a.w->each[e], static_cast<const float*>(a.x.row(begin)), a.x.row_stride,
              a.expert_end[e] - begin, static_cast<float*>(a.out.mutable_row(begin)), a.out.row_stride);
   }
   return {};
