@@ -1,0 +1,217 @@
+// Every attention kernel against the formula in double precision, over ragged batches whose unused memory is
+// NaN.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "backends/cuda/attention_test_util.h"
+
+namespace trireme::cuda {
+namespace {
+using namespace testing_attention;
+
+constexpr double kClose = 6e-3;  // BF16 weights and outputs
+
+class AttentionOnGpu : public testing::Test {
+ protected:
+  void SetUp() override {
+    int n = 0;
+    if (cudaGetDeviceCount(&n) != cudaSuccess || n == 0) GTEST_SKIP() << "no NVIDIA GPU";
+    const auto seed = std::random_device{}();
+    RecordProperty("seed", static_cast<int>(seed % 1000000));
+    rng.seed(seed % 1000000);
+  }
+  Rng rng;
+};
+
+const std::vector<std::pair<int, int>> kMixed = {{1, 1},   {3, 70}, {1, 700}, {2, 0},
+                                                 {75, 75}, {33, 300}, {0, 0},   {1, 64}};
+
+TEST_F(AttentionOnGpu, GenericGqaOfOddSizesAgreesWithTheFormula) {
+  const Ragged b(rng, kMixed);
+  const RaggedOnDevice d(b);
+  struct Shape {
+    int heads, kv_heads, dim, window;
+  };
+  for (const Shape s : {Shape{6, 2, 32, 0}, Shape{4, 4, 80, 0}, Shape{3, 1, 24, 100}, Shape{5, 5, 2, 1},
+                        Shape{2, 1, 300, 65}}) {
+    const GqaCase c(rng, b, s.heads, s.kv_heads, s.dim, s.window);
+    const OnDevice q(c.q), cache(c.cache), out(nans(c.q.size()));
+    ASSERT_EQ(gqa_generic({.q = q.get(),
+                           .q_stride = c.dim,
+                           .batch = d.batch,
+                           .cache = cache.get(),
+                           .scale = c.scale,
+                           .window = c.window,
+                           .out = out.get(),
+                           .out_stride = c.dim,
+                           .tokens = b.tokens(),
+                           .heads = c.heads,
+                           .kv_heads = c.kv_heads,
+                           .dim = c.dim},
+                          nullptr),
+              cudaSuccess);
+    EXPECT_LT(relative_error(out.host(), c.expected(b)), kClose) << "head_dim " << s.dim;
+  }
+}
+
+TEST_F(AttentionOnGpu, GenericExpandedMlaAgreesWithTheFormula) {
+  const Ragged b(rng, kMixed);
+  const RaggedOnDevice d(b);
+  struct Shape {
+    int heads, nope, rope, v;
+  };
+  for (const Shape s : {Shape{3, 24, 8, 20}, Shape{2, 128, 64, 128}, Shape{1, 16, 0, 600}}) {
+    const ExpandedCase c(rng, b, s.heads, s.nope, s.rope, s.v);
+    const std::vector<double> expected = c.expected(b);
+    const OnDevice q(c.q), kv(c.kv), k_rope(c.k_rope), out(nans(expected.size()));
+    ASSERT_EQ(mla_expanded_generic({.q = q.get(),
+                                    .q_stride = s.nope + s.rope,
+                                    .kv = kv.get(),
+                                    .kv_stride = s.nope + s.v,
+                                    .k_rope = k_rope.get(),
+                                    .k_rope_stride = s.rope,
+                                    .batch = d.batch,
+                                    .k_start = d.k_start.get(),
+                                    .scale = c.scale,
+                                    .out = out.get(),
+                                    .out_stride = s.v,
+                                    .tokens = b.tokens(),
+                                    .heads = s.heads,
+                                    .nope = s.nope,
+                                    .rope = s.rope,
+                                    .v = s.v},
+                                   nullptr),
+              cudaSuccess);
+    EXPECT_LT(relative_error(out.host(), expected), kClose) << "nope " << s.nope;
+  }
+}
+
+// A cache of latents in BF16, or as bytes in FP8, and the values that it stands for.
+struct LatentCache {
+  int latent, rope;
+  std::vector<char> bytes;
+  std::vector<float> values;  // [slots, latent + rope]
+  LatentCache(Rng& rng, const Ragged& b, int l, int r, bool fp8) : latent(l), rope(r) {
+    const std::vector<Bf16> plain = b.cache(rng, l + r);
+    for (const Bf16 x : plain) values.push_back(value(x));
+    if (!fp8) {
+      const char* p = reinterpret_cast<const char*>(plain.data());
+      bytes.assign(p, p + plain.size() * sizeof(Bf16));
+      return;
+    }
+    const std::size_t width = static_cast<std::size_t>(l + r), scales = static_cast<std::size_t>(l / 128);
+    const std::size_t token = static_cast<std::size_t>(l + 2 * r) + 4 * scales, slots = plain.size() / width;
+    bytes.resize(slots * token);
+    for (std::size_t t = 0; t < slots; ++t) {
+      char* at = bytes.data() + t * token;
+      for (std::size_t g = 0; g < scales; ++g) {
+        const float scale =
+            std::isnan(values[t * width]) ? NAN : std::uniform_real_distribution<float>(0.005f, 0.02f)(rng);
+        std::memcpy(at + l + 4 * static_cast<int>(g), &scale, 4);
+        for (std::size_t i = g * 128; i < (g + 1) * 128; ++i) {
+          const __nv_fp8_e4m3 code(values[t * width + i] * 100);
+          std::memcpy(at + i, &code, 1);
+          values[t * width + i] = static_cast<float>(code) * scale;
+        }
+      }
+      std::memcpy(at + l + 4 * static_cast<int>(scales), &plain[t * width + static_cast<std::size_t>(l)],
+                  static_cast<std::size_t>(2 * r));
+    }
+  }
+  double at(std::int64_t slot, int i) const {
+    return static_cast<double>(values[static_cast<std::size_t>(slot * (latent + rope) + i)]);
+  }
+};
+
+TEST_F(AttentionOnGpu, GenericAbsorbedMlaAndGatherAgreeWithTheFormulaInBf16AndFp8) {
+  const Ragged b(rng, kMixed);
+  const RaggedOnDevice d(b);
+  struct Shape {
+    int heads, latent, rope;
+    bool fp8;
+  };
+  for (const Shape s : {Shape{3, 80, 16, false}, Shape{2, 512, 64, false}, Shape{2, 512, 64, true},
+                        Shape{1, 128, 6, true}, Shape{1, 1024, 2, false}}) {
+    const LatentCache c(rng, b, s.latent, s.rope, s.fp8);
+    const float scale = 1.2f / std::sqrt(static_cast<float>(s.latent + s.rope));
+    // The rope part lies within wider rows, as the layers have it.
+    const int rope_stride = s.rope + 10;
+    const auto q_latent = random_bf16(rng, static_cast<std::size_t>(b.tokens() * s.heads * s.latent));
+    const auto q_rope = random_bf16(rng, static_cast<std::size_t>(b.tokens() * s.heads * rope_stride));
+    std::vector<double> expected(q_latent.size());
+    b.each_query([&](int seq, int t, int last) {
+      for (int h = 0; h < s.heads; ++h) {
+        const int row = t * s.heads + h;
+        formula(
+            0, last, s.latent, static_cast<double>(scale),
+            [&](int key) {
+              double dot = 0;
+              for (int i = 0; i < s.latent + s.rope; ++i) {
+                const Bf16 x = i < s.latent ? q_latent[static_cast<std::size_t>(row * s.latent + i)]
+                                            : q_rope[static_cast<std::size_t>(row * rope_stride + i - s.latent)];
+                dot += static_cast<double>(value(x)) * c.at(b.slot(seq, key), i);
+              }
+              return dot;
+            },
+            [&](int key, int i) { return c.at(b.slot(seq, key), i); },
+            expected.data() + row * s.latent);
+      }
+    });
+    const OnDevice ql(q_latent), qr(q_rope), out(nans(q_latent.size()));
+    const OnDevice cache(c.bytes);
+    ASSERT_EQ(mla_absorbed_generic({.q_latent = ql.get(),
+                                    .q_latent_stride = s.latent,
+                                    .q_rope = qr.get(),
+                                    .q_rope_stride = rope_stride,
+                                    .batch = d.batch,
+                                    .cache = cache.get(),
+                                    .fp8 = s.fp8,
+                                    .scale = scale,
+                                    .out = out.get(),
+                                    .out_stride = s.latent,
+                                    .tokens = b.tokens(),
+                                    .heads = s.heads,
+                                    .latent = s.latent,
+                                    .rope = s.rope},
+                                   nullptr),
+              cudaSuccess);
+    EXPECT_LT(relative_error(out.host(), expected), kClose) << "latent " << s.latent << " fp8 " << s.fp8;
+
+    const int rows = b.context_rows() + 2;
+    const OnDevice latents(nans(static_cast<std::size_t>(rows * s.latent))),
+        ropes(nans(static_cast<std::size_t>(rows * s.rope)));
+    ASSERT_EQ(mla_gather_kernel({.batch = d.batch,
+                                 .k_start = d.k_start.get(),
+                                 .cache = cache.get(),
+                                 .fp8 = s.fp8,
+                                 .latent_out = latents.get(),
+                                 .latent_stride = s.latent,
+                                 .rope_out = ropes.get(),
+                                 .rope_stride = s.rope,
+                                 .rows = rows,
+                                 .latent = s.latent,
+                                 .rope = s.rope},
+                                nullptr),
+              cudaSuccess);
+    const auto got_latent = latents.host(), got_rope = ropes.host();
+    int wrong = 0;
+    for (int seq = 0; seq < b.seqs(); ++seq) {
+      for (int p = 0; p < b.context[static_cast<std::size_t>(seq)]; ++p) {
+        const int row = b.k_start[static_cast<std::size_t>(seq)] + p;
+        for (int i = 0; i < s.latent + s.rope; ++i) {
+          const Bf16 got = i < s.latent ? got_latent[static_cast<std::size_t>(row * s.latent + i)]
+                                        : got_rope[static_cast<std::size_t>(row * s.rope + i - s.latent)];
+          const Bf16 want = __float2bfloat16(static_cast<float>(c.at(b.slot(seq, p), i)));
+          wrong += value(got) == value(want) ? 0 : 1;
+        }
+      }
+    }
+    EXPECT_EQ(wrong, 0) << "gathered values";
+    for (int i = 0; i < 2 * s.latent; ++i)
+      EXPECT_EQ(value(got_latent[static_cast<std::size_t>(b.context_rows() * s.latent + i)]), 0.0f);
+  }
+}
+
+}  // namespace
+}  // namespace trireme::cuda
