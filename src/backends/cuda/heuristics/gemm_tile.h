@@ -1,0 +1,36 @@
+// Which tile a GEMM runs with. Pure: no CUDA here, tested on a CPU.
+#pragma once
+#include <cstdint>
+
+namespace trireme::cuda {
+
+// A CTA computes bm x bn of the output; `cluster` CTAs beside each other in n share the rows of x that they
+// load.
+struct GemmTile {
+  int bm, bn, cluster;
+};
+
+// The variants of each kind; an index into these is a `variant`. Every variant adds the products of a row in
+// the same order, so a row's result does not depend on the variant either.
+inline constexpr GemmTile kFp8Tiles[] = {
+    {128, 128, 1}, {128, 128, 2}, {256, 128, 1}, {256, 128, 2}, {64, 256, 1},  {64, 256, 2},  {64, 128, 1},
+    {64, 128, 2},  {64, 64, 1},   {64, 64, 2},   {128, 160, 1}, {128, 160, 2}, {128, 192, 1}, {128, 192, 2},
+};
+inline constexpr GemmTile kBf16Tiles[] = {
+    {128, 128, 1}, {128, 128, 2}, {128, 256, 1}, {128, 256, 2}, {64, 128, 1}, {64, 128, 2},
+};
+inline constexpr int kFp8TileCount = sizeof(kFp8Tiles) / sizeof(kFp8Tiles[0]);
+inline constexpr int kBf16TileCount = sizeof(kBf16Tiles) / sizeof(kBf16Tiles[0]);
+
+struct GemmShape {
+  bool fp8 = true;
+  std::int64_t rows_per_group = 0;  // expected
+  std::int64_t groups = 1;          // experts, 1 for a dense product
+  std::int64_t n = 0, k = 0;
+  int sms = 132;
+};
+
+// REQUIRES: all of the shape positive. A variant of its kind.
+int choose_gemm_tile(const GemmShape&);
+
+}  // namespace trireme::cuda

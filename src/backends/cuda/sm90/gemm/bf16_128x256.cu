@@ -1,0 +1,7 @@
+#include "backends/cuda/sm90/gemm/launch.cuh"
+
+namespace trireme::cuda {
+
+cudaError_t launch_bf16_128x256(const GemmLaunch& l) { return launch_gemm<GemmConfig<false, 1, 256, 2>>(l); }
+
+}  // namespace trireme::cuda

@@ -1,0 +1,135 @@
+#pragma once
+// The GEMM kernel: one warp of the first warpgroup feeds a ring of shared-memory stages through the copy
+// engine, two warpgroups multiply. Persistent: a CTA walks over tiles, and the copies of the next tile start
+// while this one is stored.
+
+#include <cuda.h>
+
+#include "backends/cuda/prim/mbarrier.cuh"
+#include "backends/cuda/prim/tma.cuh"
+#include "backends/cuda/sm90/gemm/epilogue.cuh"
+#include "backends/cuda/sm90/gemm/math_loop.cuh"
+#include "backends/cuda/sm90/gemm/tile_walk.cuh"
+
+namespace trireme::cuda {
+
+// A math warpgroup computes kMi * 64 rows by kWn columns; the two stand below each other (kWgM = 2) or side
+// by side.
+template <bool kIsFp8, int kMiOf, int kWnOf, int kWgMOf>
+struct GemmConfig {
+  static constexpr bool kFp8 = kIsFp8;
+  static constexpr int kMi = kMiOf, kWn = kWnOf, kWgM = kWgMOf, kWgN = 2 / kWgMOf;
+  static constexpr int kBm = 64 * kMi * kWgM, kBn = kWn * kWgN;
+  static constexpr int kRowBytes = 128;  // of K in a stage
+  static constexpr int kStepK = kFp8 ? 128 : 64;
+  static constexpr int kXBytes = kBm * kRowBytes, kWBytes = kBn * kRowBytes;
+  static constexpr int kScaleBytes = kFp8 ? kBm * 4 : 0;
+  static constexpr int kStageBytes = kXBytes + kWBytes + kScaleBytes;
+  static constexpr int kSmemMost = 227 * 1024 - 1024 - 256;  // less what aligning costs and the barriers
+  static constexpr int kStages = kSmemMost / kStageBytes < 12 ? kSmemMost / kStageBytes : 12;
+  static constexpr int kSmemBytes = kStages * kStageBytes + 1024 + 256;
+  static constexpr int kThreads = 384;
+  static_assert(kStages >= 3 && kXBytes % 1024 == 0 && (kWn * kRowBytes) % 1024 == 0);
+};
+
+template <class C>
+struct GemmSmem {
+  unsigned char* x;        // [stages][kBm][128 bytes], swizzled
+  unsigned char* w;        // [stages][kBn][128 bytes], swizzled
+  float* scale;            // [stages][kBm]
+  Mbarrier *full, *empty;  // [stages]
+
+  __device__ explicit GemmSmem(unsigned char* raw) {
+    x = raw + (1024 - smem_address(raw) % 1024) % 1024;
+    w = x + C::kStages * C::kXBytes;
+    scale = reinterpret_cast<float*>(w + C::kStages * C::kWBytes);
+    full = reinterpret_cast<Mbarrier*>(reinterpret_cast<unsigned char*>(scale) + C::kStages * C::kScaleBytes);
+    empty = full + C::kStages;
+  }
+};
+
+// A place in the ring of stages and the parity of the round.
+template <int kStages>
+struct RingPlace {
+  int stage = 0;
+  std::uint32_t parity = 0;
+  __device__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+template <class C>
+__device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap* map_w,
+                                     const CUtensorMap* map_scale, const GemmParams& p,
+                                     const GemmSmem<C>& smem, int rank) {
+  const bool leader = threadIdx.x % 32 == 0;
+  TileWalk<C::kBm, C::kBn> walk(p);
+  RingPlace<C::kStages> at;
+  GemmTilePlace tile;
+  while (walk.next(tile)) {
+    const int w_row = tile.expert * p.n + tile.col + rank * C::kBn;
+    for (int kb = 0; kb < p.k_blocks; ++kb, at.advance()) {
+      mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
+      if (leader) {
+        Mbarrier* full = &smem.full[at.stage];
+        unsigned char* x = smem.x + at.stage * C::kXBytes;
+        mbarrier_arrive_expect_tx(full, C::kStageBytes);
+        if (p.cluster == 2) {
+          // Each CTA brings half of the rows to both.
+          tma_load_2d_multicast(x + rank * (C::kXBytes / 2), map_x, full, 3, kb * C::kStepK,
+                                tile.row + rank * (C::kBm / 2));
+        } else {
+          tma_load_2d(x, map_x, full, kb * C::kStepK, tile.row);
+        }
+        tma_load_2d(smem.w + at.stage * C::kWBytes, map_w, full, kb * C::kStepK, w_row);
+        if constexpr (C::kFp8) tma_load_2d(smem.scale + at.stage * C::kBm, map_scale, full, tile.row, kb);
+      }
+      __syncwarp();
+    }
+  }
+}
+
+template <class C>
+__global__ void __launch_bounds__(C::kThreads, 1)
+    gemm_kernel(const __grid_constant__ CUtensorMap map_x, const __grid_constant__ CUtensorMap map_w,
+                const __grid_constant__ CUtensorMap map_scale, const __grid_constant__ GemmParams p) {
+  extern __shared__ unsigned char raw[];
+  const GemmSmem<C> smem(raw);
+  const int rank = p.cluster == 2 ? static_cast<int>(cluster_cta_rank()) : 0;
+  if (threadIdx.x == 0) {
+    prefetch_tensor_map(&map_x);
+    prefetch_tensor_map(&map_w);
+    if constexpr (C::kFp8) prefetch_tensor_map(&map_scale);
+    for (int s = 0; s < C::kStages; ++s) {
+      mbarrier_init(&smem.full[s], 1);
+      mbarrier_init(&smem.empty[s],
+                    8 * static_cast<std::uint32_t>(p.cluster));  // every math warp of the cluster
+    }
+    fence_mbarrier_init();
+  }
+  if (p.cluster == 2) {
+    cluster_sync();
+  } else {
+    __syncthreads();
+  }
+  grid_dependency_wait();
+  grid_launch_dependents();
+
+  if (threadIdx.x < 128) {
+    register_limit_decrease<40>();
+    if (threadIdx.x < 32) feed<C>(&map_x, &map_w, &map_scale, p, smem, rank);
+  } else {
+    register_limit_increase<232>();
+    multiply<C>(p, smem, rank);
+  }
+  // Neither CTA of a cluster leaves while the other may still write to it.
+  if (p.cluster == 2) {
+    __syncwarp();
+    cluster_sync();
+  }
+}
+
+}  // namespace trireme::cuda
