@@ -55,6 +55,19 @@ __device__ __forceinline__ void mbarrier_arrive_cluster(Mbarrier* bar, std::uint
       : "memory");
 }
 
+// As above, ordering nothing: for a place in shared memory whose reads have completed (a release costs a
+// fence of the whole chip).
+__device__ __forceinline__ void mbarrier_arrive_cluster_relaxed(Mbarrier* bar, std::uint32_t rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [remote];\n"
+      "}" ::"r"(smem_address(bar)),
+      "r"(rank)
+      : "memory");
+}
+
 __device__ __forceinline__ bool mbarrier_try_wait(Mbarrier* bar, std::uint32_t parity) {
   std::uint32_t done;
   asm volatile(

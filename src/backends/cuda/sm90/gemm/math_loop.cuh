@@ -19,7 +19,7 @@ struct RingPlace;
 __device__ __forceinline__ void release_stage(Mbarrier* empty, int cluster) {
   const std::uint32_t lane = threadIdx.x % 32;
   if (cluster == 2) {
-    if (lane < 2) mbarrier_arrive_cluster(empty, lane);
+    if (lane < 2) mbarrier_arrive_cluster_relaxed(empty, lane);
   } else if (lane == 0) {
     mbarrier_arrive(empty);
   }
