@@ -5,6 +5,7 @@
 #include <random>
 
 #include "backends/cuda/attention_test_util.h"
+#include "backends/cuda/sm90/gqa_decode/gqa_decode.h"
 
 namespace trireme::cuda {
 namespace {
@@ -24,7 +25,7 @@ class AttentionOnGpu : public testing::Test {
   Rng rng;
 };
 
-const std::vector<std::pair<int, int>> kMixed = {{1, 1},   {3, 70}, {1, 700}, {2, 0},
+const std::vector<std::pair<int, int>> kMixed = {{1, 1},   {3, 70},   {1, 700}, {2, 0},
                                                  {75, 75}, {33, 300}, {0, 0},   {1, 64}};
 
 TEST_F(AttentionOnGpu, GenericGqaOfOddSizesAgreesWithTheFormula) {
@@ -148,14 +149,14 @@ TEST_F(AttentionOnGpu, GenericAbsorbedMlaAndGatherAgreeWithTheFormulaInBf16AndFp
             [&](int key) {
               double dot = 0;
               for (int i = 0; i < s.latent + s.rope; ++i) {
-                const Bf16 x = i < s.latent ? q_latent[static_cast<std::size_t>(row * s.latent + i)]
-                                            : q_rope[static_cast<std::size_t>(row * rope_stride + i - s.latent)];
+                const Bf16 x = i < s.latent
+                                   ? q_latent[static_cast<std::size_t>(row * s.latent + i)]
+                                   : q_rope[static_cast<std::size_t>(row * rope_stride + i - s.latent)];
                 dot += static_cast<double>(value(x)) * c.at(b.slot(seq, key), i);
               }
               return dot;
             },
-            [&](int key, int i) { return c.at(b.slot(seq, key), i); },
-            expected.data() + row * s.latent);
+            [&](int key, int i) { return c.at(b.slot(seq, key), i); }, expected.data() + row * s.latent);
       }
     });
     const OnDevice ql(q_latent), qr(q_rope), out(nans(q_latent.size()));
@@ -210,6 +211,55 @@ TEST_F(AttentionOnGpu, GenericAbsorbedMlaAndGatherAgreeWithTheFormulaInBf16AndFp
     EXPECT_EQ(wrong, 0) << "gathered values";
     for (int i = 0; i < 2 * s.latent; ++i)
       EXPECT_EQ(value(got_latent[static_cast<std::size_t>(b.context_rows() * s.latent + i)]), 0.0f);
+  }
+}
+
+TEST_F(AttentionOnGpu, GqaDecodeAgreesWithTheFormulaHoweverManyUnitsShareIt) {
+  // The sequence of 20 new tokens is not for this kernel: its rows stay as they were.
+  const std::vector<std::pair<int, int>> sequences = {{1, 1},   {1, 700}, {2, 0},  {3, 70},   {8, 333},
+                                                      {20, 90}, {0, 0},   {1, 64}, {2, 1500}, {1, 65}};
+  const Ragged b(rng, sequences);
+  const RaggedOnDevice d(b);
+  struct Shape {
+    int heads, kv_heads, dim, window;
+  };
+  for (const Shape s :
+       {Shape{8, 2, 128, 0}, Shape{8, 2, 128, 100}, Shape{3, 3, 64, 0}, Shape{6, 1, 64, 1},
+        Shape{10, 2, 80, 70}, Shape{7, 1, 96, 0}, Shape{16, 1, 128, 0}, Shape{4, 2, 256, 640}}) {
+    const GqaCase c(rng, b, s.heads, s.kv_heads, s.dim, s.window);
+    const std::vector<double> expected = c.expected(b);
+    const OnDevice q(c.q), cache(c.cache), out(nans(c.q.size()));
+    for (const int sms : {1, 3, 132}) {
+      out.put(nans(c.q.size()));
+      GqaDecodeArgs a = {.q = q.get(),
+                         .q_stride = c.dim,
+                         .batch = d.batch,
+                         .max_tokens = 8,
+                         .max_context = 2048,
+                         .cache = cache.get(),
+                         .scale = c.scale,
+                         .window = c.window,
+                         .out = out.get(),
+                         .out_stride = c.dim,
+                         .tokens = b.tokens(),
+                         .heads = c.heads,
+                         .kv_heads = c.kv_heads,
+                         .dim = c.dim,
+                         .sms = sms};
+      ASSERT_TRUE(gqa_decode_supports(c.dim, c.heads, c.kv_heads, a.max_tokens, b.seqs()));
+      const OnDevice workspace(
+          std::vector<char>(static_cast<std::size_t>(gqa_decode_workspace_bytes(a)), -1));
+      a.workspace = workspace.get();
+      ASSERT_EQ(gqa_decode(a, nullptr), cudaSuccess);
+      std::vector<Bf16> got = out.host();
+      const auto row = static_cast<std::size_t>(c.heads * c.dim);
+      for (std::size_t i = 15 * row; i < 35 * row; ++i) {
+        ASSERT_TRUE(std::isnan(value(got[i])));
+        got[i] = __float2bfloat16(static_cast<float>(expected[i]));
+      }
+      EXPECT_LT(relative_error(got, expected), kClose)
+          << "head_dim " << s.dim << ", " << sms << " multiprocessors, window " << s.window;
+    }
   }
 }
 

@@ -44,7 +44,7 @@ class OnDevice {
   OnDevice& operator=(const OnDevice&) = delete;
   T* get() const { return data_; }
   std::size_t bytes() const { return n_ * sizeof(T); }
-  void put(const std::vector<T>& host) {
+  void put(const std::vector<T>& host) const {
     cudaMemcpy(data_, host.data(), n_ * sizeof(T), cudaMemcpyHostToDevice);
   }
   std::vector<T> host() const {
@@ -96,7 +96,8 @@ struct Ragged {
     for (int s = 0; s < seqs(); ++s)
       for (int t = q_start[static_cast<std::size_t>(s)]; t < q_start[static_cast<std::size_t>(s) + 1]; ++t)
         f(s, t,
-          std::max(-1, context[static_cast<std::size_t>(s)] - (q_start[static_cast<std::size_t>(s) + 1] - t)));
+          std::max(-1,
+                   context[static_cast<std::size_t>(s)] - (q_start[static_cast<std::size_t>(s) + 1] - t)));
   }
   // A cache of rows of `width`: NaN where no context lies.
   std::vector<Bf16> cache(Rng& rng, int width) const {
@@ -128,8 +129,7 @@ void formula(int first, int last, int dv, double scale, Score score, Value value
   double sum = 0;
   for (double& x : s) sum += x = std::exp(x - m);
   for (int key = first; key <= last; ++key)
-    for (int d = 0; d < dv; ++d)
-      out[d] += s[static_cast<std::size_t>(key - first)] / sum * value_of(key, d);
+    for (int d = 0; d < dv; ++d) out[d] += s[static_cast<std::size_t>(key - first)] / sum * value_of(key, d);
 }
 
 inline double relative_error(const std::vector<Bf16>& out, const std::vector<double>& expected) {

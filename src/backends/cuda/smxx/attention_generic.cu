@@ -60,8 +60,8 @@ struct MlaFp8 {
   int latent, rope;
   __device__ int bytes() const { return latent + latent / 128 * 4 + 2 * rope; }
   __device__ const char* enter(const PagedBatch& b, int seq, int first_key, int) const {
-    return cache + static_cast<std::int64_t>(b.block_table[seq * b.max_blocks + first_key / kTile]) * kTile *
-                       bytes();
+    return cache +
+           static_cast<std::int64_t>(b.block_table[seq * b.max_blocks + first_key / kTile]) * kTile * bytes();
   }
   __device__ float2 value(const char* tile, int key, int i) const {
     const char* token = tile + key * bytes();
@@ -90,15 +90,18 @@ struct Expanded {
   __device__ float2 key(Tile t, int k, int i) const {
     return i < nope ? pair(t.kv + k * heads * kv_stride + i) : pair(t.rope + k * rope_stride + (i - nope));
   }
-  __device__ float2 value(Tile t, int k, int i) const { return pair(t.kv + k * heads * kv_stride + nope + i); }
+  __device__ float2 value(Tile t, int k, int i) const {
+    return pair(t.kv + k * heads * kv_stride + nope + i);
+  }
 };
 
 struct Gqa {
   const __nv_bfloat16* cache;
   int kv_heads, dim, group;
   __device__ const __nv_bfloat16* enter(const PagedBatch& b, int seq, int first_key, int head) const {
-    return cache + static_cast<std::int64_t>(b.block_table[seq * b.max_blocks + first_key / kTile]) * kTile *
-                       2 * kv_heads * dim +
+    return cache +
+           static_cast<std::int64_t>(b.block_table[seq * b.max_blocks + first_key / kTile]) * kTile * 2 *
+               kv_heads * dim +
            head / group * dim;
   }
   __device__ float2 key(const __nv_bfloat16* t, int k, int i) const {
@@ -124,8 +127,8 @@ struct Query {
 template <class Source, int kPairs>
 __global__ void __launch_bounds__(kThreads) attend(Query a, PagedBatch batch, Source source) {
   extern __shared__ float shared[];
-  float* q = shared;                    // [n0 + n1]
-  float* p = shared + a.n0 + a.n1;      // [kTile]: scores, then weights
+  float* q = shared;                // [n0 + n1]
+  float* p = shared + a.n0 + a.n1;  // [kTile]: scores, then weights
   const int row = blockIdx.x, token = row / a.heads, head = row % a.heads;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int seq = sequence_of(batch.q_start, batch.seqs, token);
@@ -300,8 +303,8 @@ cudaError_t mla_absorbed_generic(const MlaAbsorbedGenericArgs& a, cudaStream_t s
     if (a.latent % 128 != 0) return cudaErrorInvalidValue;
     return launch(q, a.tokens, a.batch, MlaFp8{static_cast<const char*>(a.cache), a.latent, a.rope}, stream);
   }
-  return launch(q, a.tokens, a.batch,
-                MlaBf16{static_cast<const __nv_bfloat16*>(a.cache), a.latent, a.rope}, stream);
+  return launch(q, a.tokens, a.batch, MlaBf16{static_cast<const __nv_bfloat16*>(a.cache), a.latent, a.rope},
+                stream);
 }
 
 cudaError_t mla_expanded_generic(const MlaExpandedGenericArgs& a, cudaStream_t stream) {
@@ -338,9 +341,9 @@ cudaError_t gqa_generic(const GqaGenericArgs& a, cudaStream_t stream) {
                    a.scale * kLog2E,
                    static_cast<__nv_bfloat16*>(a.out),
                    a.out_stride};
-  return launch(
-      q, a.tokens, a.batch,
-      Gqa{static_cast<const __nv_bfloat16*>(a.cache), a.kv_heads, a.dim, a.heads / a.kv_heads}, stream);
+  return launch(q, a.tokens, a.batch,
+                Gqa{static_cast<const __nv_bfloat16*>(a.cache), a.kv_heads, a.dim, a.heads / a.kv_heads},
+                stream);
 }
 
 cudaError_t mla_gather_kernel(const MlaGatherKernelArgs& a, cudaStream_t stream) {

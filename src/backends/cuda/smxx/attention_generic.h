@@ -65,8 +65,8 @@ struct GqaGenericArgs {
 };
 cudaError_t gqa_generic(const GqaGenericArgs& a, cudaStream_t stream);
 
-// Each sequence's cached latents and rope keys side by side: row k_start[s] + i is token i of sequence s. Rows
-// past k_start[seqs] become zero.
+// Each sequence's cached latents and rope keys side by side: row k_start[s] + i is token i of sequence s.
+// Rows past k_start[seqs] become zero.
 struct MlaGatherKernelArgs {
   PagedBatch batch;                       // q_start unused
   const std::int32_t* k_start = nullptr;  // [seqs + 1]

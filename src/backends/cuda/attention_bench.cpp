@@ -1,0 +1,112 @@
+// Times the attention kernels: attention_bench [gqa-decode|mla-gather|prefill ...]; everything by default.
+// Medians over repeats with the L2 cache flushed between them.
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <string>
+
+#include "backends/cuda/attention_test_util.h"
+#include "backends/cuda/sm90/gqa_decode/gqa_decode.h"
+
+namespace trireme::cuda {
+namespace {
+using namespace testing_attention;
+
+// Random BF16 of any size, made by repeating a block of random values.
+std::vector<Bf16> much(Rng& rng, std::size_t n) {
+  std::vector<Bf16> x = random_bf16(rng, std::min<std::size_t>(n, 1 << 20));
+  x.reserve(n);
+  while (x.size() < n)
+    x.insert(x.end(), x.begin(), x.begin() + static_cast<std::ptrdiff_t>(std::min(x.size(), n - x.size())));
+  return x;
+}
+
+double median_us(const std::function<cudaError_t()>& work, int repeats = 15) {
+  static const OnDevice<char> flush(std::vector<char>(256 << 20));
+  cudaEvent_t begin, end;
+  cudaEventCreate(&begin);
+  cudaEventCreate(&end);
+  std::vector<float> times;
+  for (int i = 0; i < repeats + 2; ++i) {
+    cudaMemsetAsync(flush.get(), i, flush.bytes());
+    cudaEventRecord(begin);
+    if (const cudaError_t e = work(); e != cudaSuccess) std::printf("failed: %s\n", cudaGetErrorString(e));
+    cudaEventRecord(end);
+    if (const cudaError_t e = cudaEventSynchronize(end); e != cudaSuccess) {
+      std::printf("failed: %s\n", cudaGetErrorString(e));
+      return 0;
+    }
+    float ms = 0;
+    cudaEventElapsedTime(&ms, begin, end);
+    if (i >= 2) times.push_back(ms);
+  }
+  std::sort(times.begin(), times.end());
+  return static_cast<double>(times[times.size() / 2]) * 1000;
+}
+
+int multiprocessors() {
+  int n = 0;
+  cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, 0);
+  return n;
+}
+
+void gqa_decode_bench(Rng& rng) {
+  struct Case {
+    const char* name;
+    int seqs, context, fresh, heads, kv_heads, dim;
+    bool ragged;
+  };
+  for (const Case c :
+       {Case{"Llama-8B", 64, 4096, 1, 32, 8, 128, false},
+        Case{"Llama-8B ragged", 64, 8192, 1, 32, 8, 128, true},
+        Case{"Llama-8B", 1, 32768, 1, 32, 8, 128, false}, Case{"Llama-8B", 1, 2048, 1, 32, 8, 128, false},
+        Case{"Llama-8B", 8, 4096, 1, 32, 8, 128, false}, Case{"Llama-8B", 256, 1024, 1, 32, 8, 128, false},
+        Case{"Llama-8B 4 tokens", 64, 4096, 4, 32, 8, 128, false},
+        Case{"Llama-8B 8 tokens", 64, 4096, 8, 32, 8, 128, false},
+        Case{"Llama-70B", 64, 4096, 1, 64, 8, 128, false}, Case{"d64", 64, 4096, 1, 32, 8, 64, false},
+        Case{"d256", 32, 4096, 1, 16, 4, 256, false}}) {
+    std::vector<std::pair<int, int>> sequences;
+    std::int64_t keys = 0;
+    for (int s = 0; s < c.seqs; ++s) {
+      const int context =
+          c.ragged ? 1 + static_cast<int>(rng() % static_cast<std::uint64_t>(c.context)) : c.context;
+      sequences.emplace_back(c.fresh, std::max(context, c.fresh));
+      keys += sequences.back().second;
+    }
+    const Ragged b(rng, sequences);
+    const RaggedOnDevice d(b);
+    const OnDevice q(random_bf16(rng, static_cast<std::size_t>(b.tokens() * c.heads * c.dim))),
+        out(nans(static_cast<std::size_t>(b.tokens() * c.heads * c.dim)));
+    const OnDevice cache(much(rng, static_cast<std::size_t>(b.blocks * 64 * 2 * c.kv_heads * c.dim)));
+    GqaDecodeArgs a = {.q = q.get(),
+                       .q_stride = c.dim,
+                       .batch = d.batch,
+                       .max_tokens = c.fresh,
+                       .max_context = c.context,
+                       .cache = cache.get(),
+                       .scale = 0.09f,
+                       .window = 0,
+                       .out = out.get(),
+                       .out_stride = c.dim,
+                       .tokens = b.tokens(),
+                       .heads = c.heads,
+                       .kv_heads = c.kv_heads,
+                       .dim = c.dim,
+                       .sms = multiprocessors()};
+    const OnDevice workspace(std::vector<char>(static_cast<std::size_t>(gqa_decode_workspace_bytes(a))));
+    a.workspace = workspace.get();
+    const double us = median_us([&] { return gqa_decode(a, nullptr); });
+    const double bytes = static_cast<double>(keys) * 4 * c.kv_heads * c.dim;
+    std::printf("gqa_decode %-18s batch %3d context %5d new %d: %8.1f us %6.0f GB/s\n", c.name, c.seqs,
+                c.context, c.fresh, us, bytes / us / 1e3);
+  }
+}
+
+}  // namespace
+}  // namespace trireme::cuda
+
+int main(int argc, char** argv) {
+  trireme::cuda::testing_attention::Rng rng(1);
+  const auto wanted = [&](const char* name) { return argc < 2 || std::strcmp(argv[1], name) == 0; };
+  if (wanted("gqa-decode")) trireme::cuda::gqa_decode_bench(rng);
+}
