@@ -1,0 +1,92 @@
+// Shapes of the MLA decode kernels, the plan they share and their shared memory.
+#pragma once
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "backends/cuda/prim/mbarrier.cuh"
+
+namespace trireme::cuda::mla {
+
+inline constexpr int kLatent = 512, kRope = 64, kPage = 64, kTileRows = 64;
+inline constexpr int kBoxes = 9;           // boxes of 64 columns of a token: 8 of latents, 1 of rope values
+inline constexpr int kBox = 64 * 64;       // elements of a box, [64 rows][64 columns], 128-byte swizzle
+inline constexpr int kHalf = kLatent / 2;  // output columns of one math warpgroup
+inline constexpr int kRopeBox = 8;
+
+// Row tiles of a sequence are dealt in units of one or two: the CTAs of a two-tile unit read the same pages
+// at the same time. A part is the share of one CTA, or of two neighbours: a run of pages of successive units.
+struct Unit {
+  std::int32_t seq;
+  std::int32_t row;    // of q: token * heads + head, the unit's first
+  std::int32_t rows;   // of the sequence, from `row` on (may exceed the unit's)
+  std::int32_t pages;  // seen by the unit's last row
+  std::int32_t local;  // `row` counted from the sequence's first row
+  std::int32_t base;   // context before the new tokens
+  std::int32_t context;
+  std::int32_t token;  // q_start of the sequence
+};
+static_assert(sizeof(Unit) == 32);
+
+struct Position {
+  std::int32_t unit, page;
+};
+
+// A unit cut among several parts. Its pieces lie in slots 2 * first + 1, 2 * (first + 1), 2 * (first + 2), ...
+struct Cut {
+  std::int32_t unit, first, pieces, padding;
+};
+
+// Where the arrays of a plan lie. Units are bounded by the host's numbers alone.
+struct PlanLayout {
+  std::int32_t parts, tiles, max_units;  // tiles: of a unit, 1 or 2
+
+  __host__ __device__ std::size_t units_at() const { return 0; }
+  __host__ __device__ std::size_t cuts_at() const { return sizeof(Unit) * max_units; }
+  __host__ __device__ std::size_t begins_at() const { return cuts_at() + sizeof(Cut) * parts; }
+  __host__ __device__ std::size_t costs_at() const { return begins_at() + sizeof(Position) * (parts + 1); }
+  __host__ __device__ std::size_t bytes() const { return costs_at() + sizeof(std::int32_t) * (max_units + 1); }
+};
+
+// Partial results: slots of [tiles][64 rows][512] float32, then their [tiles][64] log2 sums.
+struct Partials {
+  float* out;
+  float* lse;
+};
+
+struct Params {
+  PlanLayout layout;
+  const unsigned char* plan;
+  const std::int32_t* block_table;
+  std::int64_t block_table_stride;
+  const std::uint64_t* tree_mask;
+  const unsigned char* cache;  // FP8 only
+  std::uint16_t* out;          // BF16
+  std::int64_t out_stride;
+  float* lse;
+  Partials partials;
+  float scale_log2;  // scale * log2(e)
+  int heads;
+  int rows;  // of q
+};
+
+struct Maps {
+  CUtensorMap q_latent, q_rope, cache;  // cache: BF16 only
+};
+
+struct alignas(1024) SharedMemory {
+  // The rope box of q moves to registers when a unit starts; then odd pages' probabilities take its place.
+  std::uint16_t q[kBoxes][kBox];
+  std::uint16_t k[2][kBoxes][kBox];
+  std::uint16_t p_even[kBox];
+  float row_max[2][kTileRows];  // running, of even and odd pages
+  float row_sum[2][kTileRows];  // by math warpgroup
+  Mbarrier q_full, q_free, q_rope_full, q_rope_free;
+  Mbarrier k_full[2][kBoxes], k_rope_free[2], k_half_free[2][2];
+  Mbarrier p_ready[2];
+
+  __device__ std::uint16_t* p(int parity) { return parity ? q[kRopeBox] : p_even; }
+};
+static_assert(sizeof(SharedMemory) <= 232448);
+
+}  // namespace trireme::cuda::mla

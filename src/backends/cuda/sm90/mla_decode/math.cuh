@@ -1,0 +1,394 @@
+// The math warpgroups of the MLA decode kernel.
+//
+// Pages alternate between the two: a warpgroup makes the scores and probabilities of its own pages and hands
+// the probabilities to the other; for every page each adds its own half of the 512 output columns. While one
+// takes exponentials, the tensor cores work for the other.
+#pragma once
+#include "backends/cuda/prim/wgmma.cuh"
+#include "backends/cuda/prim/wgmma_bf16.cuh"
+#include "backends/cuda/sm90/mla_decode/config.cuh"
+#include "backends/cuda/sm90/mla_decode/load.cuh"
+
+namespace trireme::cuda::mla {
+
+// Output grows by at most 2^8 relative to the reference maximum before the reference follows: rescaling the
+// accumulators, 64 columns of registers, becomes rare.
+inline constexpr float kMaxSlack = 8.0f;
+
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
+  std::uint32_t r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+
+__device__ __forceinline__ float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+__device__ __forceinline__ float quad_sum(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+// Byte offset of the 16-byte chunk that lane `lane` names to ldmatrix and stmatrix for 16 columns `step` of 16
+// rows of `warp`, in a swizzled box.
+__device__ __forceinline__ std::uint32_t fragment_offset(int warp, int lane, int step) {
+  const int row = warp * 16 + (lane & 15), chunk = step * 2 + (lane >> 4);
+  return static_cast<std::uint32_t>(row * 128 + ((chunk ^ (row & 7)) << 4));
+}
+
+__device__ __forceinline__ void load_fragment(std::uint32_t* a, std::uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(address)
+               : "memory");
+}
+
+__device__ __forceinline__ void store_fragment(const std::uint32_t* a, std::uint32_t address) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a[0]),
+               "r"(a[1]), "r"(a[2]), "r"(a[3])
+               : "memory");
+}
+
+template <bool kPaired, int kOrder>
+struct MathWarpgroup {
+  SharedMemory& s;
+  const Params& p;
+  const Part& part;
+  const int wg, warp, lane;  // of two; of four; of 32
+  // This thread's two rows of the tile: row(), row() + 8.
+  float o[128];              // [2 rows][64 pairs of columns of this half], unnormalised
+  float score[32];           // of the page at hand
+  std::uint32_t q_rope[16];  // A fragments of the last box of q
+  std::uint32_t prob[16];    // A fragments of the page's probabilities
+  float row_max[2];          // reference in log2 units, over pages so far
+  float row_sum[2];          // this thread's columns of this warpgroup's pages
+  std::uint32_t pages_done = 0;
+  bool started = false;  // o holds something
+
+  __device__ __forceinline__ MathWarpgroup(SharedMemory& shared, const Params& params, const Part& mine, int group, int thread)
+      : s(shared), p(params), part(mine), wg(group), warp(thread / 32), lane(thread % 32) {}
+
+  __device__ __forceinline__ int row() const { return warp * 16 + lane / 4; }
+
+  __device__ __forceinline__ void release(Mbarrier* bar) const {
+    __syncwarp();
+    if constexpr (kPaired) {
+      if (lane < 2) mbarrier_arrive_cluster(bar, static_cast<std::uint32_t>(lane));
+    } else {
+      if (lane == 0) mbarrier_arrive(bar);
+    }
+  }
+  __device__ __forceinline__ void release_local(Mbarrier* bar) const {
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(bar);
+  }
+
+  // Scores of boxes [from, to) of the page; box 8 comes first, from registers.
+  __device__ __forceinline__ void issue_scores(int buffer, std::uint32_t parity, int from, int to, bool with_rope) {
+    if (with_rope) {
+      mbarrier_wait(&s.k_full[buffer][kRopeBox], parity);
+      const std::uint64_t k = wgmma_desc_k_major(s.k[buffer][kRopeBox]);
+#pragma unroll
+      for (int step = 0; step < 4; ++step)
+        wgmma_bf16_n64_rs_nt(score, q_rope + step * 4, k + step * 2, step != 0);
+    }
+    const std::uint64_t q = wgmma_desc_k_major(s.q[0]), k = wgmma_desc_k_major(s.k[buffer][0]);
+#pragma unroll
+    for (int box = from; box < to; ++box) {
+      mbarrier_wait(&s.k_full[buffer][box], parity);
+#pragma unroll
+      for (int step = 0; step < 4; ++step) {
+        const int offset = box * (kBox * 2 >> 4) + step * 2;
+        wgmma_bf16_n64_ss_nt(score, q + offset, k + offset, true);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void rescale(const float (&from)[2]) {
+    const bool moved = from[0] != row_max[0] || from[1] != row_max[1];
+    if (__any_sync(~0u, moved)) {
+      const float f0 = from[0] == row_max[0] ? 1.0f : exp2_approx(from[0] - row_max[0]);
+      const float f1 = from[1] == row_max[1] ? 1.0f : exp2_approx(from[1] - row_max[1]);
+      row_sum[0] *= f0;
+      row_sum[1] *= f1;
+#pragma unroll
+      for (int i = 0; i < 128; i += 4) {
+        o[i] *= f0;
+        o[i + 1] *= f0;
+        o[i + 2] *= f1;
+        o[i + 3] *= f1;
+      }
+    }
+  }
+
+  __device__ __forceinline__ std::uint64_t values(int buffer) const {
+    return wgmma_desc_mn_major(s.k[buffer][wg * 4], kBox * 2);
+  }
+
+  // Adds the other warpgroup's page `count`, whose probabilities are ready or soon will be.
+  __device__ __forceinline__ void issue_other(std::uint32_t count) {
+    const int buffer = static_cast<int>(count & 1);
+    mbarrier_wait(&s.p_ready[buffer], (count >> 1) & 1);
+    const float before[2] = {row_max[0], row_max[1]};
+    row_max[0] = s.row_max[buffer][row()];
+    row_max[1] = s.row_max[buffer][row() + 8];
+    rescale(before);
+    wgmma_hold(o);
+    wgmma_fence();
+    const std::uint64_t a = wgmma_desc_k_major(s.p(buffer)), v = values(buffer);
+#pragma unroll
+    for (int step = 0; step < 4; ++step)
+      wgmma_bf16_n256_ss_nn(o, a + step * 2, v + step * 128, started || step != 0);
+    wgmma_commit();
+    started = true;
+  }
+
+  __device__ __forceinline__ void issue_own(int buffer) {
+    wgmma_hold(o);
+    wgmma_hold(prob);
+    wgmma_fence();
+    const std::uint64_t v = values(buffer);
+#pragma unroll
+    for (int step = 0; step < 4; ++step)
+      wgmma_bf16_n256_rs_nn(o, prob + step * 4, v + step * 128, started || step != 0);
+    wgmma_commit();
+    started = true;
+  }
+
+  // Columns of the page from `limit` on are not for the row; with a tree, bits of new tokens decide.
+  __device__ __forceinline__ void mask(const Unit& unit, int page) {
+    const int left = part.tile * kTileRows + unit.local + row();
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int token = (left + r * 8) / p.heads;
+      const bool real = left + r * 8 < unit.local + unit.rows;
+      int limit = min(unit.base + token + 1, unit.context) - page * kPage;
+      std::uint64_t seen = 0;
+      int new_at = 1 << 30;
+      if (p.tree_mask != nullptr) {
+        seen = real ? p.tree_mask[unit.token + token] : 0;
+        new_at = unit.base - page * kPage;
+        limit = unit.context - page * kPage;
+      }
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        const int column = (i / 2) * 8 + (lane & 3) * 2 + (i & 1);
+        const bool hidden =
+            column >= limit || (column >= new_at && (seen >> (column - new_at) & 1) == 0);
+        float& x = score[(i / 2) * 4 + r * 2 + (i & 1)];
+        if (hidden) x = -INFINITY;
+      }
+    }
+  }
+
+  // Rows of the last page beyond the context may hold anything, and 0 * NaN is NaN.
+  __device__ __forceinline__ void clear_tail(int buffer, int valid) {
+    const int chunks = (kPage - valid) * 8;
+    for (int box = 0; box < kBoxes - 1; ++box) {
+      uint4* rows = reinterpret_cast<uint4*>(s.k[buffer][box]) + valid * 8;
+      for (int i = warp * 32 + lane; i < chunks; i += 128) rows[i] = make_uint4(0, 0, 0, 0);
+    }
+    fence_proxy_async_smem();
+    named_barrier_sync(1 + wg, 128);
+  }
+
+  // score -> prob, row_max, row_sum; the other warpgroup's copy goes to shared memory.
+  __device__ __forceinline__ void softmax(int buffer) {
+    float high[2] = {score[0], score[2]};
+#pragma unroll
+    for (int i = 0; i < 32; i += 4) {
+      high[0] = fmaxf(high[0], fmaxf(score[i], score[i + 1]));
+      high[1] = fmaxf(high[1], fmaxf(score[i + 2], score[i + 3]));
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      high[r] = quad_max(high[r]) * p.scale_log2;
+      if (high[r] > row_max[r] + kMaxSlack) row_max[r] = high[r];
+      if ((lane & 3) == 0) s.row_max[buffer][row() + r * 8] = row_max[r];
+    }
+    const float m0 = row_max[0] == -INFINITY ? 0.0f : row_max[0];
+    const float m1 = row_max[1] == -INFINITY ? 0.0f : row_max[1];
+#pragma unroll
+    for (int i = 0; i < 32; i += 4) {
+      score[i] = exp2_approx(fmaf(score[i], p.scale_log2, -m0));
+      score[i + 1] = exp2_approx(fmaf(score[i + 1], p.scale_log2, -m0));
+      score[i + 2] = exp2_approx(fmaf(score[i + 2], p.scale_log2, -m1));
+      score[i + 3] = exp2_approx(fmaf(score[i + 3], p.scale_log2, -m1));
+      prob[i / 2] = pack_bf16(score[i], score[i + 1]);
+      prob[i / 2 + 1] = pack_bf16(score[i + 2], score[i + 3]);
+    }
+    const std::uint32_t base = smem_address(s.p(buffer));
+#pragma unroll
+    for (int step = 0; step < 4; ++step) store_fragment(prob + step * 4, base + fragment_offset(warp, lane, step));
+    fence_proxy_async_smem();
+    release_local(&s.p_ready[buffer]);
+  }
+
+  __device__ __forceinline__ void add_row_sums() {
+#pragma unroll
+    for (int i = 0; i < 32; i += 4) {
+      row_sum[0] += score[i] + score[i + 1];
+      row_sum[1] += score[i + 2] + score[i + 3];
+    }
+  }
+
+  // One own page: number i of n of this unit in this part, `count` of all.
+  __device__ __forceinline__ void own_page(const Unit& unit, int page, int first_limit, bool follows, bool last_own, std::uint32_t count) {
+    const int buffer = static_cast<int>(count & 1);
+    const std::uint32_t parity = (count >> 1) & 1;
+    wgmma_hold(score);
+    wgmma_hold(q_rope);
+    wgmma_fence();
+    if constexpr (kOrder == 1) {
+      if (follows) issue_other(count - 1);
+      issue_scores(buffer, parity, 0, 8, true);
+      wgmma_commit();
+    } else if constexpr (kOrder == 2) {
+      issue_scores(buffer, parity, 0, 4, true);
+      wgmma_commit();
+      if (follows) issue_other(count - 1);
+      issue_scores(buffer, parity, 4, 8, false);
+      wgmma_commit();
+    } else {
+      issue_scores(buffer, parity, 0, 8, true);
+      wgmma_commit();
+      if (follows) issue_other(count - 1);
+    }
+    bool other_pending = follows;
+    if constexpr (kOrder == 0) {
+      if (!follows) wgmma_commit();
+      wgmma_wait<1>();
+    } else {
+      wgmma_wait<1>();
+      if (follows) release(&s.k_half_free[buffer ^ 1][wg]);
+      other_pending = false;
+      wgmma_wait<0>();
+    }
+    wgmma_hold(score);
+    release(&s.k_rope_free[buffer]);
+    if (last_own) release_local(&s.q_free);
+
+    const int end = (page + 1) * kPage;
+    if (end > first_limit) mask(unit, page);
+    if (end > unit.context) clear_tail(buffer, unit.context - page * kPage);
+    const float before[2] = {row_max[0], row_max[1]};
+    softmax(buffer);
+    if constexpr (kOrder == 0) wgmma_wait<0>();
+    wgmma_hold(o);
+    if (other_pending) release(&s.k_half_free[buffer ^ 1][wg]);
+    rescale(before);
+    issue_own(buffer);
+    add_row_sums();
+    wgmma_wait<0>();
+    wgmma_hold(o);
+    release(&s.k_half_free[buffer][wg]);
+  }
+
+  __device__ __forceinline__ void run() {
+    std::uint32_t units_done = 0;
+    for (int u = part.begin.unit; u <= part.last_unit(); ++u, ++units_done) {
+      const Unit unit = part.units[u];
+      const int first = part.first_page(u), last = part.last_page(u), n = last - first;
+      const int first_token = (part.tile * kTileRows + unit.local) / p.heads;
+      const int first_limit = p.tree_mask != nullptr ? unit.base : unit.base + first_token + 1;
+      row_max[0] = row_max[1] = -INFINITY;
+      row_sum[0] = row_sum[1] = 0;
+      started = false;
+
+      mbarrier_wait(&s.q_rope_full, units_done & 1);
+#pragma unroll
+      for (int step = 0; step < 4; ++step)
+        load_fragment(q_rope + step * 4, smem_address(s.q[kRopeBox]) + fragment_offset(warp, lane, step));
+      // The odd warpgroup writes probabilities there once the even one has read it too.
+      if (wg == 0)
+        named_barrier_arrive(3, 256);
+      else
+        named_barrier_sync(3, 256);
+      mbarrier_wait(&s.q_full, units_done & 1);
+
+      int i = static_cast<int>((pages_done ^ static_cast<std::uint32_t>(wg)) & 1);
+      if (i >= n) release_local(&s.q_free);
+      for (; i < n; i += 2)
+        own_page(unit, first + i, first_limit, i > 0, i + 2 >= n, pages_done + static_cast<std::uint32_t>(i));
+      pages_done += static_cast<std::uint32_t>(n);
+      if (i == n) {
+        // The unit's last page is the other's.
+        issue_other(pages_done - 1);
+        wgmma_wait<0>();
+        wgmma_hold(o);
+        release(&s.k_half_free[(pages_done - 1) & 1][wg]);
+      }
+      release_local(&s.q_rope_free);
+      finish(unit, u, first > 0 || last < unit.pages);
+    }
+  }
+
+  __device__ __forceinline__ void finish(const Unit& unit, int u, bool partial) {
+    const int r0 = row();
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      row_sum[r] = quad_sum(row_sum[r]);
+      if ((lane & 3) == 0) s.row_sum[wg][r0 + r * 8] = row_sum[r];
+    }
+    named_barrier_sync(4, 256);
+    float inverse[2], lse[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float sum = s.row_sum[0][r0 + r * 8] + s.row_sum[1][r0 + r * 8];
+      inverse[r] = sum > 0 ? 1 / sum : 0;
+      lse[r] = sum > 0 ? row_max[r] + log2f(sum) : -INFINITY;
+    }
+    const int tile_row = part.tile * kTileRows;
+    if (partial) {
+      const int slot = (part.index * 2 + (u == part.begin.unit && part.begin.page > 0 ? 0 : 1)) *
+                           p.layout.tiles + part.tile;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int at = slot * kTileRows + r0 + r * 8;
+        if (tile_row + r0 + r * 8 >= unit.rows) continue;
+        float2* out = reinterpret_cast<float2*>(p.partials.out + static_cast<std::int64_t>(at) * kLatent + wg * kHalf) +
+                      (lane & 3);
+#pragma unroll
+        for (int i = 0; i < 32; ++i)
+          out[i * 4] = make_float2(o[i * 4 + r * 2] * inverse[r], o[i * 4 + r * 2 + 1] * inverse[r]);
+        if (wg == 0 && (lane & 3) == 0) p.partials.lse[at] = lse[r];
+      }
+      return;
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int local = tile_row + r0 + r * 8;
+      const bool real = local < unit.rows;
+      const std::int64_t q_row = unit.row + local;
+      if (real && wg == 0 && (lane & 3) == 0 && p.lse != nullptr) p.lse[q_row] = lse[r];
+      uint4* out = reinterpret_cast<uint4*>(p.out + q_row * p.out_stride + wg * kHalf) + (lane & 3);
+      const bool odd = lane & 1, upper = lane & 2;
+#pragma unroll
+      for (int g = 0; g < 8; ++g) {
+        // Four lanes hold 2 columns each of four runs of 8: afterwards each holds one run.
+        std::uint32_t x[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          x[j] = pack_bf16(o[(g * 4 + j) * 4 + r * 2] * inverse[r], o[(g * 4 + j) * 4 + r * 2 + 1] * inverse[r]);
+        const std::uint32_t y0 = __shfl_xor_sync(~0u, odd ? x[0] : x[1], 1);
+        const std::uint32_t y1 = __shfl_xor_sync(~0u, odd ? x[2] : x[3], 1);
+        const std::uint32_t a = odd ? y0 : x[0], b = odd ? x[1] : y0;
+        const std::uint32_t c = odd ? y1 : x[2], d = odd ? x[3] : y1;
+        const std::uint32_t z0 = __shfl_xor_sync(~0u, upper ? a : c, 2);
+        const std::uint32_t z1 = __shfl_xor_sync(~0u, upper ? b : d, 2);
+        const uint4 run = upper ? make_uint4(z0, z1, c, d) : make_uint4(a, b, z0, z1);
+        if (real) out[g * 4] = run;
+      }
+    }
+  }
+};
+
+}  // namespace trireme::cuda::mla

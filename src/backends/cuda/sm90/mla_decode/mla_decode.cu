@@ -1,0 +1,155 @@
+#include "backends/cuda/sm90/mla_decode/mla_decode.h"
+
+#include "backends/cuda/prim/tensor_map.h"
+#include "backends/cuda/sm90/mla_decode/combine.cuh"
+#include "backends/cuda/sm90/mla_decode/load.cuh"
+#include "backends/cuda/sm90/mla_decode/math.cuh"
+#include "backends/cuda/sm90/mla_decode/plan.h"
+#include "backends/cuda/sm90/mla_decode/variant.h"
+#include <cstdlib>
+
+namespace trireme::cuda {
+namespace mla {
+namespace {
+
+constexpr int kThreads = 384;  // two math warpgroups, then one that loads
+
+template <bool kPaired>
+__device__ void init_barriers(SharedMemory& s) {
+  constexpr int kCtas = kPaired ? 2 : 1;
+  mbarrier_init(&s.q_full, 1);
+  mbarrier_init(&s.q_rope_full, 1);
+  mbarrier_init(&s.q_free, 8);
+  mbarrier_init(&s.q_rope_free, 8);
+  for (int b = 0; b < 2; ++b) {
+    for (int box = 0; box < kBoxes; ++box) mbarrier_init(&s.k_full[b][box], 1);
+    mbarrier_init(&s.k_rope_free[b], 4 * kCtas);
+    for (int h = 0; h < 2; ++h) mbarrier_init(&s.k_half_free[b][h], 4 * kCtas);
+    mbarrier_init(&s.p_ready[b], 4);
+  }
+  fence_mbarrier_init();
+}
+
+template <bool kPaired, int kOrder>
+__global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_constant__ Params p,
+                                                             const __grid_constant__ Maps maps) {
+  extern __shared__ __align__(1024) unsigned char shared_bytes[];
+  SharedMemory& s = *reinterpret_cast<SharedMemory*>(shared_bytes);
+  if (threadIdx.x == 0) init_barriers<kPaired>(s);
+  if constexpr (kPaired)
+    cluster_sync();
+  else
+    __syncthreads();
+  grid_dependency_wait();
+  grid_launch_dependents();
+
+  const Part part = make_part(p);
+  const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
+  if (warpgroup == 2) {
+    register_limit_decrease<24>();
+    if (threadIdx.x == 256) load_pages<kPaired>(s, p, maps, part);
+  } else {
+    register_limit_increase<240>();
+    MathWarpgroup<kPaired, kOrder> math(s, p, part, warpgroup, static_cast<int>(threadIdx.x) % 128);
+    math.run();
+  }
+  if constexpr (kPaired) cluster_sync();
+}
+
+template <bool kPaired, int kOrder>
+cudaError_t launch(const Params& p, const Maps& maps, cudaStream_t stream) {
+  constexpr auto kernel = decode_kernel<kPaired, kOrder>;
+  static const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                         static_cast<int>(sizeof(SharedMemory)));
+  if (raised != cudaSuccess) return raised;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {kPaired ? 2u : 1u, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(p.layout.parts * p.layout.tiles));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = sizeof(SharedMemory);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, p, maps);
+}
+
+cudaError_t launch_combine(const Params& p, cudaStream_t stream) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(p.layout.parts * p.layout.tiles * kCombineCtas));
+  config.blockDim = dim3(kCombineThreads);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, combine_kernel, p);
+}
+
+std::size_t partial_rows(const PlanLayout& l) {
+  return std::size_t{2} * static_cast<std::size_t>(l.parts * l.tiles) * kTileRows;
+}
+
+cudaError_t encode_maps(const MlaDecodeArgs& a, Maps& maps) {
+  const auto rows = static_cast<std::uint64_t>(a.shape.tokens) * static_cast<std::uint64_t>(a.shape.heads);
+  const auto encode = [](const void* base, std::uint64_t n, std::uint64_t columns, std::int64_t stride,
+                         CUtensorMap& map) {
+    return encode_tensor_map(matrix_map(base, MapType::bf16, n, columns, static_cast<std::uint64_t>(stride) * 2, 64,
+                                        64, MapSwizzle::b128),
+                             &map);
+  };
+  cudaError_t e = encode(a.q_latent, rows, kLatent, a.q_latent_stride, maps.q_latent);
+  if (e == cudaSuccess) e = encode(a.q_rope, rows, kRope, a.q_rope_stride, maps.q_rope);
+  if (e == cudaSuccess && a.cache_type == MlaCache::bf16)
+    e = encode(a.cache, static_cast<std::uint64_t>(a.blocks) * kPage, kLatent + kRope, kLatent + kRope, maps.cache);
+  return e;
+}
+
+}  // namespace
+}  // namespace mla
+
+int g_mla_variant = getenv("MLA_VARIANT") ? atoi(getenv("MLA_VARIANT")) : 0;
+
+std::size_t mla_decode_workspace_bytes(const MlaDecodeShape& s) {
+  MlaDecodeShape narrow = s;
+  narrow.max_query_tokens = 0;
+  return mla::partial_rows(mla::plan_layout(narrow)) * (mla::kLatent + 1) * sizeof(float);
+}
+
+cudaError_t mla_decode(const MlaDecodeArgs& a, cudaStream_t stream) {
+  using namespace mla;
+  if (a.shape.heads < 1 || a.shape.heads > kMlaDecodeMaxHeads || a.shape.multiprocessors < 2)
+    return cudaErrorInvalidValue;
+  if (a.shape.tokens == 0 || a.shape.seqs == 0) return cudaSuccess;
+  Maps maps{};
+  if (const cudaError_t e = encode_maps(a, maps); e != cudaSuccess) return e;
+  Params p{};
+  p.layout = plan_layout(a.shape);
+  p.plan = static_cast<const unsigned char*>(a.plan);
+  p.block_table = a.block_table;
+  p.block_table_stride = a.block_table_stride;
+  p.tree_mask = a.tree_mask;
+  p.cache = static_cast<const unsigned char*>(a.cache);
+  p.out = static_cast<std::uint16_t*>(a.out);
+  p.out_stride = a.out_stride;
+  p.lse = a.lse;
+  p.partials.out = static_cast<float*>(a.workspace);
+  p.partials.lse = p.partials.out + partial_rows(p.layout) * kLatent;
+  p.scale_log2 = a.scale * 1.4426950408889634f;
+  p.heads = a.shape.heads;
+  p.rows = a.shape.tokens * a.shape.heads;
+
+  const bool paired = p.layout.tiles == 2 && g_mla_variant < 10;
+  cudaError_t e = cudaSuccess;
+  switch (g_mla_variant % 10) {
+    case 0: e = paired ? launch<true, 0>(p, maps, stream) : launch<false, 0>(p, maps, stream); break;
+    case 1: e = paired ? launch<true, 1>(p, maps, stream) : launch<false, 1>(p, maps, stream); break;
+    default: e = paired ? launch<true, 2>(p, maps, stream) : launch<false, 2>(p, maps, stream); break;
+  }
+  if (e != cudaSuccess || a.shape.split == MlaSplit::never) return e;
+  return launch_combine(p, stream);
+}
+
+}  // namespace trireme::cuda

@@ -1,0 +1,176 @@
+// Divides a step's pages among the parts: every part gets an equal run of the line of all units' pages, a unit
+// counting some pages more for its start and end. One CTA, once a step.
+#include "backends/cuda/sm90/mla_decode/plan.h"
+
+namespace trireme::cuda {
+namespace mla {
+namespace {
+
+constexpr int kThreads = 1024;
+constexpr int kUnitOverhead = 4;  // pages' worth of time that starting and ending a unit takes
+constexpr int kLeastShare = 6;    // of a part: shorter pieces cost more to merge than they save
+
+// Exclusive prefix sum over the block; total is the sum over all threads.
+__device__ int block_scan(int value, int* warp_sums, int& total) {
+  const int lane = static_cast<int>(threadIdx.x) & 31, warp = static_cast<int>(threadIdx.x) >> 5;
+  int sum = value;
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) {
+    const int below = __shfl_up_sync(~0u, sum, d);
+    if (lane >= d) sum += below;
+  }
+  __syncthreads();
+  if (lane == 31) warp_sums[warp] = sum;
+  __syncthreads();
+  int before = 0;
+  total = 0;
+  for (int w = 0; w < kThreads / 32; ++w) {
+    if (w < warp) before += warp_sums[w];
+    total += warp_sums[w];
+  }
+  return before + sum - value;
+}
+
+// The last index i in [0, n) with starts[i] <= x. REQUIRES: starts ascending, starts[0] <= x.
+__device__ int find_last(const int* starts, int n, int x) {
+  int lo = 0, hi = n;
+  while (hi - lo > 1) {
+    const int mid = (lo + hi) / 2;
+    if (starts[mid] <= x)
+      lo = mid;
+    else
+      hi = mid;
+  }
+  return lo;
+}
+
+struct PlanParams {
+  PlanLayout layout;
+  const std::int32_t* q_start;
+  const std::int32_t* context_len;
+  unsigned char* plan;
+  int seqs, heads;
+  bool never_split;
+};
+
+__device__ Unit make_unit(const PlanParams& p, int seq, int index) {
+  const int rows_per_unit = kTileRows * p.layout.tiles;
+  const int start = p.q_start[seq];
+  const int query = p.q_start[seq + 1] - start;
+  Unit u;
+  u.seq = seq;
+  u.local = index * rows_per_unit;
+  u.row = start * p.heads + u.local;
+  u.rows = query * p.heads - u.local;
+  u.context = p.context_len[seq];
+  u.base = u.context - query;
+  u.token = start;
+  const int last_row = u.local + min(u.rows, rows_per_unit) - 1;
+  const int seen = u.base + last_row / p.heads + 1;
+  u.pages = max(1, (seen + kPage - 1) / kPage);
+  return u;
+}
+
+__global__ __launch_bounds__(kThreads, 1) void plan_kernel(const PlanParams p, bool tree) {
+  __shared__ int unit_start[kMlaDecodeMaxSeqs];
+  __shared__ int warp_sums[kThreads / 32];
+  Unit* const units = reinterpret_cast<Unit*>(p.plan + p.layout.units_at());
+  Cut* const cuts = reinterpret_cast<Cut*>(p.plan + p.layout.cuts_at());
+  Position* const begins = reinterpret_cast<Position*>(p.plan + p.layout.begins_at());
+  int* const costs = reinterpret_cast<int*>(p.plan + p.layout.costs_at());
+  const int tid = static_cast<int>(threadIdx.x);
+
+  const int rows_per_unit = kTileRows * p.layout.tiles;
+  const int seqs_each = (p.seqs + kThreads - 1) / kThreads;
+  const auto units_of = [&](int s) {
+    const int query = p.q_start[s + 1] - p.q_start[s];
+    return p.context_len[s] <= 0 || query <= 0 ? 0 : (query * p.heads + rows_per_unit - 1) / rows_per_unit;
+  };
+  int count = 0, total_units = 0;
+  for (int i = 0; i < seqs_each; ++i)
+    if (const int s = tid * seqs_each + i; s < p.seqs) count += units_of(s);
+  int at = block_scan(count, warp_sums, total_units);
+  for (int i = 0; i < seqs_each; ++i) {
+    if (const int s = tid * seqs_each + i; s < p.seqs) {
+      unit_start[s] = at;
+      at += units_of(s);
+    }
+  }
+  __syncthreads();
+
+  const int units_each = (total_units + kThreads - 1) / kThreads;
+  int cost = 0, total_cost = 0;
+  for (int i = 0; i < units_each; ++i) {
+    const int u = tid * units_each + i;
+    if (u >= total_units) break;
+    const int seq = find_last(unit_start, p.seqs, u);
+    Unit unit = make_unit(p, seq, u - unit_start[seq]);
+    if (tree) unit.pages = (unit.context + kPage - 1) / kPage;
+    units[u] = unit;
+    cost += unit.pages + kUnitOverhead;
+  }
+  int line = block_scan(cost, warp_sums, total_cost);
+  for (int i = 0; i < units_each; ++i) {
+    const int u = tid * units_each + i;
+    if (u >= total_units) break;
+    costs[u] = line;
+    line += units[u].pages + kUnitOverhead;
+  }
+  __syncthreads();
+
+  const int share = max((total_cost + p.layout.parts - 1) / p.layout.parts, kLeastShare);
+  for (int part = tid; part <= p.layout.parts; part += kThreads) {
+    const int x = part * share;
+    Position b{total_units, 0};
+    if (x < total_cost) {
+      b.unit = find_last(costs, total_units, x);
+      const int pages = units[b.unit].pages;
+      b.page = max(0, x - costs[b.unit] - kUnitOverhead);
+      if (p.never_split) b.page = 2 * (x - costs[b.unit]) < pages + kUnitOverhead ? 0 : pages;
+      if (b.page >= pages - (pages > 8 ? 1 : 0)) b = {b.unit + 1, 0};
+      if (b.page == 1 && pages > 8) b.page = 0;
+    }
+    begins[part] = b;
+  }
+  __syncthreads();
+
+  for (int part = tid; part < p.layout.parts; part += kThreads) {
+    const Position b = begins[part];
+    Cut cut{b.unit, part - 1, 0, 0};
+    const bool inside = b.page > 0;
+    const bool follows = part > 0 && begins[part - 1].unit == b.unit && begins[part - 1].page > 0;
+    if (inside && !follows) {
+      cut.pieces = 2;
+      while (part + cut.pieces - 1 < p.layout.parts && begins[part + cut.pieces - 1].unit == b.unit) ++cut.pieces;
+    }
+    cuts[part] = cut;
+  }
+}
+
+}  // namespace
+}  // namespace mla
+
+std::size_t mla_decode_plan_bytes(const MlaDecodeShape& s) {
+  // A step of the same sizes may use either number of tiles, and one has more units, the other fewer parts.
+  MlaDecodeShape narrow = s;
+  narrow.max_query_tokens = 0;
+  return mla::round_up(mla::plan_layout(narrow).bytes(), 256);
+}
+
+cudaError_t mla_decode_plan(const MlaDecodePlanArgs& a, cudaStream_t stream) {
+  const MlaDecodeShape& s = a.shape;
+  if (s.heads < 1 || s.heads > kMlaDecodeMaxHeads || s.seqs < 0 || s.seqs > kMlaDecodeMaxSeqs ||
+      s.multiprocessors < 2)
+    return cudaErrorInvalidValue;
+  const mla::PlanParams p{mla::plan_layout(s),
+                          a.q_start,
+                          a.context_len,
+                          static_cast<unsigned char*>(a.plan),
+                          s.seqs,
+                          s.heads,
+                          s.split == MlaSplit::never};
+  mla::plan_kernel<<<1, mla::kThreads, 0, stream>>>(p, a.tree);
+  return cudaGetLastError();
+}
+
+}  // namespace trireme::cuda

@@ -1,0 +1,1 @@
+namespace trireme::cuda { extern int g_mla_variant; }
