@@ -1,0 +1,200 @@
+#include "backends/cuda/smxx/moe_route.h"
+
+#include "backends/cuda/smxx/choose.h"
+#include "backends/cuda/smxx/vec8.cuh"
+
+namespace trireme::cuda::smxx {
+namespace {
+
+constexpr int kOrderThreads = 1024, kMoveThreads = 512, kCombineThreads = 256;
+constexpr int kTogether = 8;  // choices whose rows are loaded before the first is added
+
+// The 4 experts at i, which is divisible by 4; -1 past the end.
+__device__ __forceinline__ int4 four(const int32_t* expert, int64_t i, int64_t pairs, bool aligned) {
+  const volatile int32_t* const p = expert + i;
+  if (aligned && i + 4 <= pairs) {
+    const uint4 v = load16(expert + i);
+    return make_int4(static_cast<int>(v.x), static_cast<int>(v.y), static_cast<int>(v.z),
+                     static_cast<int>(v.w));
+  }
+  return make_int4(i < pairs ? p[0] : -1, i + 1 < pairs ? p[1] : -1, i + 2 < pairs ? p[2] : -1,
+                   i + 3 < pairs ? p[3] : -1);
+}
+
+// The sum over the threads before this one, and over all.
+__device__ __forceinline__ int2 block_scan(int v) {
+  __shared__ int of_warp[kOrderThreads / 32];
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  int upto = v;
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) {
+    const int below = __shfl_up_sync(0xffffffffu, upto, d);
+    if (lane >= d) upto += below;
+  }
+  if (lane == 31) of_warp[warp] = upto;
+  __syncthreads();
+  int mine = lane < static_cast<int>(blockDim.x / 32) ? of_warp[lane] : 0, total = mine;
+  int before = lane < warp ? mine : 0;
+#pragma unroll
+  for (int d = 16; d > 0; d /= 2) {
+    total += __shfl_xor_sync(0xffffffffu, total, d);
+    before += __shfl_xor_sync(0xffffffffu, before, d);
+  }
+  __syncthreads();
+  return make_int2(before + upto - v, total);
+}
+
+// A block an expert. Every block reads all pairs: it counts those of lower experts, where its own rows begin,
+// and places its own by a scan, so that the order depends on nothing but the pairs.
+__global__ __launch_bounds__(kOrderThreads) void order_kernel(OrderArgs a, int64_t each) {
+  pdl_launch();
+  pdl_wait();
+  const int own = static_cast<int>(blockIdx.x);
+  const bool aligned = reinterpret_cast<uintptr_t>(a.expert) % 16 == 0;
+  const int64_t begin = threadIdx.x * each, end = min(begin + each, a.pairs);
+  int lower = 0, equal = 0;
+  for (int64_t i = begin; i < end; i += 4) {
+    const int4 e = four(a.expert, i, a.pairs, aligned);
+    // An expert past the last is lower than none, as a negative one is.
+    lower +=
+        (e.x >= 0 && e.x < own) + (e.y >= 0 && e.y < own) + (e.z >= 0 && e.z < own) + (e.w >= 0 && e.w < own);
+    equal += (e.x == own) + (e.y == own) + (e.z == own) + (e.w == own);
+    if (own == 0) {
+      const int v[4] = {e.x, e.y, e.z, e.w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (i + j < end && (v[j] < 0 || v[j] >= a.experts)) a.row_of[i + j] = -1;
+    }
+  }
+  const int start = block_scan(lower).y;
+  const int2 found = block_scan(equal);
+  if (threadIdx.x == 0) a.expert_end[own] = start + found.y;
+  if (equal == 0) return;
+  int row = start + found.x;
+  for (int64_t i = begin; i < end; i += 4) {
+    const int4 e = four(a.expert, i, a.pairs, aligned);
+    if (e.x == own) a.row_of[i] = row++;
+    if (e.y == own) a.row_of[i + 1] = row++;
+    if (e.z == own) a.row_of[i + 2] = row++;
+    if (e.w == own) a.row_of[i + 3] = row++;
+  }
+}
+
+// One row of `words` words to each of top_k rows.
+template <class Word>
+__device__ __forceinline__ void spread(const char* from, char* to, int64_t stride, const int32_t* row_of,
+                                       int top_k, int words) {
+  for (int i = static_cast<int>(threadIdx.x); i < words; i += static_cast<int>(blockDim.x)) {
+    Word v;
+    if constexpr (sizeof(Word) == 16)
+      v = load16(from + i * 16);
+    else
+      v = reinterpret_cast<const volatile Word*>(from)[i];
+    for (int j = 0; j < top_k; ++j)
+      if (row_of[j] >= 0) reinterpret_cast<Word*>(to + row_of[j] * stride)[i] = v;
+  }
+}
+
+// A block a token.
+template <bool Wide>
+__global__ __launch_bounds__(kMoveThreads) void scatter_kernel(ScatterArgs a) {
+  __shared__ int32_t row_of[kMaxTopK];
+  pdl_launch();
+  pdl_wait();
+  const int64_t token = blockIdx.x;
+  const int thread = static_cast<int>(threadIdx.x), n = static_cast<int>(a.n);
+  if (thread < a.top_k)
+    row_of[thread] = static_cast<const volatile int32_t*>(a.row_of)[token * a.top_k + thread];
+  __syncthreads();
+  if (a.x != nullptr) {
+    const auto* const from = reinterpret_cast<const char*>(a.x + token * a.x_stride);
+    auto* const to = reinterpret_cast<char*>(a.rows);
+    if constexpr (Wide)
+      spread<uint4>(from, to, a.rows_stride * 2, row_of, a.top_k, n / 8);
+    else
+      spread<uint16_t>(from, to, a.rows_stride * 2, row_of, a.top_k, n);
+  }
+  if (a.codes != nullptr) {
+    const auto* const from = reinterpret_cast<const char*>(a.codes + token * a.n);
+    auto* const to = reinterpret_cast<char*>(a.rows_q.codes);
+    if constexpr (Wide)
+      spread<uint4>(from, to, a.n, row_of, a.top_k, n / 16);
+    else
+      spread<uint8_t>(from, to, a.n, row_of, a.top_k, n);
+    for (int b = thread; b < (n + 127) / 128; b += static_cast<int>(blockDim.x)) {
+      const float scale = static_cast<const volatile float*>(a.scale)[b * a.scale_stride + token];
+      for (int j = 0; j < a.top_k; ++j)
+        if (row_of[j] >= 0) a.rows_q.scale[b * a.rows_q.scale_stride + row_of[j]] = scale;
+    }
+  }
+}
+
+template <bool Wide>
+__global__ __launch_bounds__(kCombineThreads) void combine_kernel(CombineArgs a) {
+  __shared__ int32_t row_of[kMaxTopK];
+  __shared__ float weight[kMaxTopK];
+  pdl_launch();
+  pdl_wait();
+  const int64_t token = blockIdx.x;
+  if (static_cast<int>(threadIdx.x) < a.top_k) {
+    const int64_t pair = token * a.top_k + threadIdx.x;
+    row_of[threadIdx.x] = static_cast<const volatile int32_t*>(a.row_of)[pair];
+    weight[threadIdx.x] = static_cast<const volatile float*>(a.weight)[pair];
+  }
+  __syncthreads();
+  const int at = static_cast<int>(blockIdx.y * kCombineThreads + threadIdx.x) * 8;
+  const int valid = static_cast<int>(a.n) - at;
+  uint16_t* const out = a.out + token * a.out_stride + at;
+  float sum[8] = {};
+  if (a.accumulate) unpack8(load8<Wide>(out, valid), sum);
+  for (int begin = 0; begin < a.top_k; begin += kTogether) {
+    uint4 v[kTogether];
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j) {
+      const int row = begin + j < a.top_k ? row_of[begin + j] : -1;
+      v[j] = load8<Wide>(a.rows + row * a.rows_stride + at, row >= 0 ? valid : 0);
+    }
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j) {
+      if (begin + j >= a.top_k || row_of[begin + j] < 0) continue;
+      float f[8];
+      unpack8(v[j], f);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sum[i] = fmaf(weight[begin + j], f[i], sum[i]);
+    }
+  }
+  store8<Wide>(out, pack8(sum), valid);
+}
+
+unsigned threads_for(int64_t items, int most) {
+  const int64_t whole = (items + 31) / 32 * 32;
+  return static_cast<unsigned>(whole < most ? whole : most);
+}
+
+}  // namespace
+
+cudaError_t order(const OrderArgs& a, cudaStream_t stream) {
+  const unsigned threads = threads_for(a.pairs < 4 ? 1 : a.pairs / 4, kOrderThreads);
+  const int64_t each = (a.pairs + threads - 1) / threads;
+  return launch(order_kernel, static_cast<unsigned>(a.experts), threads, 0, stream, a, (each + 3) / 4 * 4);
+}
+
+cudaError_t scatter(const ScatterArgs& a, cudaStream_t stream) {
+  if (a.top_k > kMaxTopK) return cudaErrorInvalidValue;
+  const bool fits = wide(a.x, a.x_stride, 2, a.n) &&
+                    wide(a.x == nullptr ? nullptr : a.rows, a.rows_stride, 2, a.n) &&
+                    wide(a.codes, a.n, 1, a.n) && wide(a.rows_q.codes, a.n, 1, a.n);
+  const int64_t items = a.x != nullptr ? a.n / 8 : a.n / 16;
+  return launch(fits ? scatter_kernel<true> : scatter_kernel<false>, static_cast<unsigned>(a.tokens),
+                threads_for(items < 64 ? 64 : items, kMoveThreads), 0, stream, a);
+}
+
+cudaError_t combine(const CombineArgs& a, cudaStream_t stream) {
+  if (a.top_k > kMaxTopK) return cudaErrorInvalidValue;
+  const bool fits = wide(a.rows, a.rows_stride, 2, a.n) && wide(a.out, a.out_stride, 2, a.n);
+  const int64_t columns = ((a.n + 7) / 8 + kCombineThreads - 1) / kCombineThreads;
+  const dim3 grid(static_cast<unsigned>(a.tokens), static_cast<unsigned>(columns));
+  return launch(fits ? combine_kernel<true> : combine_kernel<false>, grid, kCombineThreads, 0, stream, a);
+}
+
+}  // namespace trireme::cuda::smxx
