@@ -13,8 +13,8 @@ struct GemmTile {
 // The variants of each kind; an index into these is a `variant`. Every variant adds the products of a row in
 // the same order, so a row's result does not depend on the variant either.
 inline constexpr GemmTile kFp8Tiles[] = {
-    {128, 128, 1}, {128, 128, 2}, {256, 128, 1}, {256, 128, 2}, {64, 256, 1},  {64, 256, 2},  {64, 128, 1},
-    {64, 128, 2},  {64, 64, 1},   {64, 64, 2},   {128, 160, 1}, {128, 160, 2}, {128, 192, 1}, {128, 192, 2},
+    {128, 128, 1}, {128, 128, 2}, {256, 128, 1}, {256, 128, 2}, {64, 256, 1},  {64, 256, 2},
+    {64, 128, 1},  {64, 128, 2},  {64, 64, 1},   {64, 64, 2},   {128, 192, 1}, {128, 192, 2},
 };
 inline constexpr GemmTile kBf16Tiles[] = {
     {128, 128, 1}, {128, 128, 2}, {128, 256, 1}, {128, 256, 2}, {64, 128, 1}, {64, 128, 2},

@@ -2,6 +2,8 @@
 
 namespace trireme::cuda {
 
-cudaError_t launch_fp8_256x128(const GemmLaunch& l) { return launch_gemm<GemmConfig<true, 2, 128, 2>>(l); }
+cudaError_t launch_fp8_256x128(const GemmLaunch& l) {
+  return launch_gemm<GemmConfig<true, 2, 128, 2, 64, 1>>(l);
+}
 
 }  // namespace trireme::cuda

@@ -12,9 +12,8 @@ struct Kernel {
   cudaError_t (*launch)(const GemmLaunch&);
 };
 constexpr Kernel kFp8Kernels[] = {
-    {256, 128, launch_fp8_256x128}, {128, 192, launch_fp8_128x192}, {128, 160, launch_fp8_128x160},
-    {128, 128, launch_fp8_128x128}, {64, 256, launch_fp8_64x256},   {64, 128, launch_fp8_64x128},
-    {64, 64, launch_fp8_64x64},
+    {256, 128, launch_fp8_256x128}, {128, 192, launch_fp8_128x192}, {128, 128, launch_fp8_128x128},
+    {64, 256, launch_fp8_64x256},   {64, 128, launch_fp8_64x128},   {64, 64, launch_fp8_64x64},
 };
 constexpr Kernel kBf16Kernels[] = {
     {128, 256, launch_bf16_128x256}, {128, 128, launch_bf16_128x128}, {64, 128, launch_bf16_64x128}};

@@ -214,15 +214,19 @@ const Case kCases[] = {
       GTEST_SKIP() << "no GPU on this machine";                      \
   } while (false)
 
-TEST(Gemm, Fp8AgreesWithReferenceOnEveryVariant) {
+class GemmCase : public testing::TestWithParam<Case> {};
+
+TEST_P(GemmCase, Fp8AgreesWithReferenceOnEveryVariant) {
   SKIP_WITHOUT_GPU();
-  for (const Case& c : kCases) every_variant_agrees<__nv_fp8_e4m3>(c);
+  every_variant_agrees<__nv_fp8_e4m3>(GetParam());
 }
 
-TEST(Gemm, Bf16AgreesWithReferenceOnEveryVariant) {
+TEST_P(GemmCase, Bf16AgreesWithReferenceOnEveryVariant) {
   SKIP_WITHOUT_GPU();
-  for (const Case& c : kCases) every_variant_agrees<__nv_bfloat16>(c);
+  every_variant_agrees<__nv_bfloat16>(GetParam());
 }
+
+INSTANTIATE_TEST_SUITE_P(Shapes, GemmCase, testing::ValuesIn(kCases));
 
 TEST(Gemm, ManyExpertsMostOfThemEmpty) {
   SKIP_WITHOUT_GPU();

@@ -15,16 +15,24 @@ namespace trireme::cuda {
 
 // A math warpgroup computes kMi * 64 rows by kWn columns; the two stand below each other (kWgM = 2) or side
 // by side.
-template <bool kIsFp8, int kMiOf, int kWnOf, int kWgMOf>
+// kPartN: columns of one multiply (FP8), as two must fit the registers beside the sums.
+template <bool kIsFp8, int kMiOf, int kWnOf, int kWgMOf, int kPartNOf = kWnOf, int kChainOf = 4>
 struct GemmConfig {
   static constexpr bool kFp8 = kIsFp8;
   static constexpr int kMi = kMiOf, kWn = kWnOf, kWgM = kWgMOf, kWgN = 2 / kWgMOf;
+  static constexpr int kPartN = kPartNOf, kPartsN = kWn / kPartN, kParts = kMi * kPartsN;
+  static constexpr int kChain = kChainOf;
   static constexpr int kBm = 64 * kMi * kWgM, kBn = kWn * kWgN;
   static constexpr int kRowBytes = 128;  // of K in a stage
   static constexpr int kStepK = kFp8 ? 128 : 64;
   static constexpr int kXBytes = kBm * kRowBytes, kWBytes = kBn * kRowBytes;
-  static constexpr int kScaleBytes = kFp8 ? kBm * 4 : 0;
-  static constexpr int kStageBytes = kXBytes + kWBytes + kScaleBytes;
+  // The copy engine starts a row of scales at a multiple of 16 bytes, a tile anywhere: up to 3 more at either
+  // end. 256 are more than a copy may have: two copies of the lower and the upper half, and these 4 twice.
+  static constexpr int kScaleCopies = kBm > 128 ? 2 : 1;
+  static constexpr int kScaleBox = kBm / kScaleCopies + 4;
+  static constexpr int kScaleStride = kFp8 ? kBm + 32 : 0;
+  static constexpr int kCopiedBytes = kXBytes + kWBytes + (kFp8 ? kScaleCopies * kScaleBox * 4 : 0);
+  static constexpr int kStageBytes = kXBytes + kWBytes + kScaleStride * 4;
   static constexpr int kSmemMost = 227 * 1024 - 1024 - 256;  // less what aligning costs and the barriers
   static constexpr int kStages = kSmemMost / kStageBytes < 12 ? kSmemMost / kStageBytes : 12;
   static constexpr int kSmemBytes = kStages * kStageBytes + 1024 + 256;
@@ -43,7 +51,7 @@ struct GemmSmem {
     x = raw + (1024 - smem_address(raw) % 1024) % 1024;
     w = x + C::kStages * C::kXBytes;
     scale = reinterpret_cast<float*>(w + C::kStages * C::kWBytes);
-    full = reinterpret_cast<Mbarrier*>(reinterpret_cast<unsigned char*>(scale) + C::kStages * C::kScaleBytes);
+    full = reinterpret_cast<Mbarrier*>(scale + C::kStages * C::kScaleStride);
     empty = full + C::kStages;
   }
 };
@@ -76,7 +84,7 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
       if (leader) {
         Mbarrier* full = &smem.full[at.stage];
         unsigned char* x = smem.x + at.stage * C::kXBytes;
-        mbarrier_arrive_expect_tx(full, C::kStageBytes);
+        mbarrier_arrive_expect_tx(full, C::kCopiedBytes);
         if (p.cluster == 2) {
           // Each CTA brings half of the rows to both.
           tma_load_2d_multicast(x + rank * (C::kXBytes / 2), map_x, full, 3, kb * C::kStepK,
@@ -85,7 +93,13 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
           tma_load_2d(x, map_x, full, kb * C::kStepK, tile.row);
         }
         tma_load_2d(smem.w + at.stage * C::kWBytes, map_w, full, kb * C::kStepK, w_row);
-        if constexpr (C::kFp8) tma_load_2d(smem.scale + at.stage * C::kBm, map_scale, full, tile.row, kb);
+        if constexpr (C::kFp8) {
+          float* scale = smem.scale + at.stage * C::kScaleStride;
+#pragma unroll
+          for (int i = 0; i < C::kScaleCopies; ++i) {
+            tma_load_2d(scale + 128 * i, map_scale, full, tile.row / 4 * 4 + 128 * i, kb);
+          }
+        }
       }
       __syncwarp();
     }

@@ -36,7 +36,6 @@ cudaError_t launch_gemm(const GemmLaunch& l) {
 
 cudaError_t launch_fp8_256x128(const GemmLaunch&);
 cudaError_t launch_fp8_128x192(const GemmLaunch&);
-cudaError_t launch_fp8_128x160(const GemmLaunch&);
 cudaError_t launch_fp8_128x128(const GemmLaunch&);
 cudaError_t launch_fp8_64x256(const GemmLaunch&);
 cudaError_t launch_fp8_64x128(const GemmLaunch&);

@@ -54,49 +54,161 @@ struct WeightScales {
   }
 };
 
+// What one warpgroup multiplies: its place in the tile.
+struct MathPlace {
+  int row, col;             // within the tile, of the warpgroup's part
+  int scale_row;            // where the tile's scales begin among those copied
+  int cols_of_first_scale;  // of its columns, those whose weights use the first row of scale blocks
+};
+
 // FP8: the tensor core's sums keep few bits, so a step of 128 starts from zero and is added in float32,
-// scaled.
+// scaled. A step is C::kParts multiplies of 64 x C::kPartN, and while one runs the one before is added.
 template <class C>
-__device__ __forceinline__ void multiply_fp8(float (&acc)[C::kMi][C::kWn / 2], const GemmParams& p,
-                                             const GemmSmem<C>& smem, RingPlace<C::kStages>& at,
-                                             WeightScales& scales, int wg_row, int wg_col,
-                                             int cols_of_first_scale) {
-  const int row =
-      wg_row + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
-  constexpr bool kOneScale = 128 % C::kWn == 0;
-  for (int kb = 0; kb < p.k_blocks; ++kb, at.advance()) {
-    scales.step(kb);
-    const float sw0 = __shfl_sync(~0u, scales.now[0], kb % 32);
-    const float sw1 = kOneScale ? sw0 : __shfl_sync(~0u, scales.now[1], kb % 32);
-    mbarrier_wait(&smem.full[at.stage], at.parity);
-    const float* sx = smem.scale + at.stage * C::kBm;
-    const std::uint64_t w =
-        wgmma_operand(smem_address(smem.w + at.stage * C::kWBytes + wg_col * C::kRowBytes));
-#pragma unroll
-    for (int mi = 0; mi < C::kMi; ++mi) {
-      const float sx0 = sx[row + 64 * mi], sx1 = sx[row + 64 * mi + 8];
-      const std::uint64_t x =
-          wgmma_operand(smem_address(smem.x + at.stage * C::kXBytes + (wg_row + 64 * mi) * C::kRowBytes));
-      float part[C::kWn / 2];
-      wgmma_batch_begin();
-#pragma unroll
-      for (int i = 0; i < 4; ++i) wgmma_ss_e4m3<C::kWn>(part, x + 2 * i, w + 2 * i, i > 0);
-      wgmma_batch_commit();
+class Fp8Loop {
+ public:
+  using Acc = float[C::kMi][C::kWn / 2];
+  using Part = float[C::kPartN / 2];
+
+  __device__ Fp8Loop(Acc& acc, const GemmParams& p, const GemmSmem<C>& smem, RingPlace<C::kStages>& at,
+                     WeightScales& scales, const MathPlace& place)
+      : acc_(acc), p_(p), smem_(smem), at_(at), scales_(scales), place_(place) {
+    row_ = place.row + place.scale_row + static_cast<int>(threadIdx.x) % 128 / 32 * 16 +
+           static_cast<int>(threadIdx.x) % 32 / 4;
+  }
+
+  __device__ void run() {
+    int kb = 0;
+    for (; kb + kSteps <= p_.k_blocks; kb += kSteps) {
+      Part even, odd;
+      begin_step(scale_);
+      issue(even, 0);
+      chain(even, odd);
+      Mbarrier* done = step_done();
       wgmma_batch_wait<0>();
-      if (mi == C::kMi - 1) release_stage(&smem.empty[at.stage], p.cluster);
-      const float s00 = sx0 * sw0, s10 = sx1 * sw0, s01 = sx0 * sw1, s11 = sx1 * sw1;
+      release_stage(done, p_.cluster);
+      add(odd, C::kParts - 1);
+    }
+    for (; kb < p_.k_blocks; ++kb) alone();
+  }
+
+ private:
+  static constexpr bool kOneScale = 128 % C::kWn == 0;
+  // Steps in a chain of multiplies that overlap the additions. A chain must not go around the loop (the
+  // compiler would serialise it), and has an even number of multiplies, which alternate between two sets of
+  // registers.
+  static constexpr int kSteps = C::kChain;
+  static_assert(C::kChain * C::kParts % 2 == 0);
+  // Whether no multiply's columns straddle a row of scale blocks.
+  static constexpr bool kWholeParts = 128 % C::kPartN == 0 && C::kWn % C::kPartN == 0;
+
+  // From a first multiply on its way to `even` to the last of kSteps steps on its way to `odd`.
+  __device__ __forceinline__ void chain(Part& even, Part& odd) {
 #pragma unroll
-      for (int j = 0; j < C::kWn / 8; ++j) {
-        const bool first = kOneScale || 8 * j < cols_of_first_scale;
-        const float s0 = first ? s00 : s01, s1 = first ? s10 : s11;
-        acc[mi][4 * j] += s0 * part[4 * j];
-        acc[mi][4 * j + 1] += s0 * part[4 * j + 1];
-        acc[mi][4 * j + 2] += s1 * part[4 * j + 2];
-        acc[mi][4 * j + 3] += s1 * part[4 * j + 3];
+    for (int i = 1; i < kSteps * C::kParts; ++i) {
+      Part& fill = i % 2 == 0 ? even : odd;
+      Part& full = i % 2 == 0 ? odd : even;
+      if (i % C::kParts != 0) {
+        issue(fill, i % C::kParts);
+        wgmma_batch_wait<1>();
+        add(full, i % C::kParts - 1);
+      } else {
+        float next[C::kMi][4];
+        Mbarrier* done = step_done();
+        begin_step(next);
+        issue(fill, 0);
+        wgmma_batch_wait<1>();
+        release_stage(done, p_.cluster);
+        add(full, C::kParts - 1);
+        take(next);
       }
     }
   }
-}
+
+  // A step by itself.
+  __device__ __forceinline__ void alone() {
+    begin_step(scale_);
+    Part part;
+#pragma unroll
+    for (int i = 0; i < C::kParts; ++i) {
+      issue(part, i);
+      wgmma_batch_wait<0>();
+      add(part, i);
+    }
+    release_stage(step_done(), p_.cluster);
+  }
+
+  // Waits for a stage; the products of its scales: for rows r and r + 8, by the first and the second row of
+  // blocks.
+  __device__ __forceinline__ void begin_step(float (&scale)[C::kMi][4]) {
+    scales_.step(kb_);
+    const float sw0 = __shfl_sync(~0u, scales_.now[0], kb_ % 32);
+    const float sw1 = kOneScale ? sw0 : __shfl_sync(~0u, scales_.now[1], kb_ % 32);
+    ++kb_;
+    mbarrier_wait(&smem_.full[at_.stage], at_.parity);
+    const float* sx = smem_.scale + at_.stage * C::kScaleStride + row_;
+#pragma unroll
+    for (int mi = 0; mi < C::kMi; ++mi) {
+      const float sx0 = sx[64 * mi], sx1 = sx[64 * mi + 8];
+      scale[mi][0] = sx0 * sw0;
+      scale[mi][1] = sx1 * sw0;
+      scale[mi][2] = sx0 * sw1;
+      scale[mi][3] = sx1 * sw1;
+    }
+    x_ = smem_address(smem_.x + at_.stage * C::kXBytes + place_.row * C::kRowBytes);
+    w_ = smem_address(smem_.w + at_.stage * C::kWBytes + place_.col * C::kRowBytes);
+  }
+
+  // All multiplies of the step are on their way: the next stage, and the barrier of this one for when they
+  // are done.
+  __device__ __forceinline__ Mbarrier* step_done() {
+    Mbarrier* empty = &smem_.empty[at_.stage];
+    at_.advance();
+    return empty;
+  }
+
+  __device__ __forceinline__ void take(const float (&next)[C::kMi][4]) {
+#pragma unroll
+    for (int mi = 0; mi < C::kMi; ++mi) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) scale_[mi][i] = next[mi][i];
+    }
+  }
+
+  __device__ __forceinline__ void issue(Part& part, int index) {
+    const std::uint64_t a = wgmma_operand(x_ + index / C::kPartsN * 64 * C::kRowBytes);
+    const std::uint64_t b = wgmma_operand(w_ + index % C::kPartsN * C::kPartN * C::kRowBytes);
+    wgmma_batch_begin();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) wgmma_ss_e4m3<C::kPartN>(part, a + 2 * i, b + 2 * i, i > 0);
+    wgmma_batch_commit();
+  }
+
+  __device__ __forceinline__ void add(Part& part, int index) {
+    wgmma_result(part);
+    const int mi = index / C::kPartsN, col = index % C::kPartsN * C::kPartN;
+#pragma unroll
+    for (int j = 0; j < C::kPartN / 8; ++j) {
+      const bool first = kOneScale || (kWholeParts ? col : col + 8 * j) < place_.cols_of_first_scale;
+      const float s0 = first ? scale_[mi][0] : scale_[mi][2], s1 = first ? scale_[mi][1] : scale_[mi][3];
+      float* sum = &acc_[mi][(col + 8 * j) / 2];
+      sum[0] += s0 * part[4 * j];
+      sum[1] += s0 * part[4 * j + 1];
+      sum[2] += s1 * part[4 * j + 2];
+      sum[3] += s1 * part[4 * j + 3];
+    }
+  }
+
+  Acc& acc_;
+  const GemmParams& p_;
+  const GemmSmem<C>& smem_;
+  RingPlace<C::kStages>& at_;
+  WeightScales& scales_;
+  const MathPlace& place_;
+  int row_;
+  int kb_ = 0;              // steps begun
+  std::uint32_t x_, w_;     // of the step begun last, in shared memory
+  float scale_[C::kMi][4];  // of the step whose parts are being added
+};
 
 template <class C>
 __device__ __forceinline__ void multiply_bf16(float (&acc)[C::kMi][C::kWn / 2], const GemmParams& p,
@@ -155,7 +267,8 @@ __device__ __forceinline__ void multiply(const GemmParams& p, const GemmSmem<C>&
     if (!any) {
       skip<C>(p, smem, at);
     } else if constexpr (C::kFp8) {
-      multiply_fp8<C>(acc, p, smem, at, scales, wg_row, wg_col, 128 - col % 128);
+      const MathPlace place = {wg_row, wg_col, tile.row % 4, 128 - col % 128};
+      Fp8Loop<C>(acc, p, smem, at, scales, place).run();
     } else {
       multiply_bf16<C>(acc, p, smem, at, wg_row, wg_col);
     }
