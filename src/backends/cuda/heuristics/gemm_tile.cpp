@@ -1,6 +1,7 @@
 #include "backends/cuda/heuristics/gemm_tile.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace trireme::cuda {
 namespace {
@@ -10,6 +11,7 @@ std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) /
 // Microseconds-like cost of a variant: rounds of CTAs, each paying for its multiplies or for the bytes it
 // loads.
 double cost(const GemmShape& s, const GemmTile& t) {
+  if (t.cluster > s.sms) return std::numeric_limits<double>::infinity();
   const double tiles =
       static_cast<double>(s.groups * blocks(s.rows_per_group, t.bm) * blocks(s.n, t.bn * t.cluster));
   const double clusters = std::max(1.0, static_cast<double>(s.sms / t.cluster));

@@ -1,0 +1,54 @@
+#include "backends/cuda/heuristics/gemm_tile.h"
+
+#include <gtest/gtest.h>
+
+namespace trireme::cuda {
+namespace {
+
+GemmTile tile_of(const GemmShape& s) {
+  const int v = choose_gemm_tile(s);
+  return s.fp8 ? kFp8Tiles[v] : kBf16Tiles[v];
+}
+
+TEST(GemmTile, IsAVariantWhateverTheShape) {
+  for (const bool fp8 : {true, false}) {
+    for (const std::int64_t m : {1, 7, 64, 65, 1000, 100000}) {
+      for (const std::int64_t n : {8, 64, 576, 2112, 129280}) {
+        for (const std::int64_t k : {16, 128, 7168, 18432}) {
+          for (const std::int64_t groups : {1, 4, 256}) {
+            for (const int sms : {1, 2, 24, 132}) {
+              const int v = choose_gemm_tile({fp8, m, groups, n, k, sms});
+              ASSERT_GE(v, 0);
+              ASSERT_LT(v, fp8 ? kFp8TileCount : kBf16TileCount);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(GemmTile, FewRowsGetAShortTile) {
+  EXPECT_EQ(tile_of({true, 1, 1, 7168, 16384, 132}).bm, 64);
+  EXPECT_EQ(tile_of({true, 32, 64, 4096, 7168, 132}).bm, 64);
+  EXPECT_EQ(tile_of({false, 16, 8, 14336, 4096, 132}).bm, 64);
+}
+
+TEST(GemmTile, ManyRowsGetATallTile) {
+  EXPECT_GE(tile_of({true, 4096, 1, 7168, 16384, 132}).bm, 128);
+  EXPECT_GE(tile_of({false, 4096, 1, 8192, 8192, 132}).bm, 128);
+}
+
+TEST(GemmTile, OneMultiprocessorRunsNoClusters) {
+  EXPECT_EQ(tile_of({true, 4096, 1, 7168, 16384, 1}).cluster, 1);
+  EXPECT_EQ(tile_of({false, 4096, 1, 8192, 8192, 1}).cluster, 1);
+}
+
+// Tiles so wide that few CTAs have work leave the chip idle.
+TEST(GemmTile, AFewTilesAreSpreadOverTheChip) {
+  const GemmTile t = tile_of({true, 256, 1, 2112, 7168, 132});
+  EXPECT_GE((256 / t.bm) * ((2112 + t.bn - 1) / t.bn), 60);
+}
+
+}  // namespace
+}  // namespace trireme::cuda
