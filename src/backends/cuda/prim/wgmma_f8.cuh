@@ -26,6 +26,13 @@ __device__ __forceinline__ void wgmma_batch_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// After the wait: what reads these registers stays behind it.
+template <int kCount>
+__device__ __forceinline__ void wgmma_result(float (&d)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
 // A K-innermost operand of 128-byte rows with the copy engine's 128-byte swizzle: rows in groups of 8 (1,024
 // bytes, to which `address` is aligned). The next 32 bytes of K are 2 further.
 __device__ __forceinline__ std::uint64_t wgmma_operand(std::uint32_t address) {
