@@ -1,4 +1,4 @@
-// Times the attention kernels: attention_bench [gqa-decode|mla-gather|prefill ...]; everything by default.
+// Times the attention kernels: attention_bench [gqa-decode|prefill]; everything by default.
 // Medians over repeats with the L2 cache flushed between them.
 #include <cstdio>
 #include <cstring>
@@ -6,6 +6,7 @@
 #include <string>
 
 #include "backends/cuda/attention_test_util.h"
+#include "backends/cuda/sm90/flash_prefill/flash_prefill.h"
 #include "backends/cuda/sm90/gqa_decode/gqa_decode.h"
 
 namespace trireme::cuda {
@@ -102,6 +103,73 @@ void gqa_decode_bench(Rng& rng) {
   }
 }
 
+// Multiplications and additions of causal attention with `fresh` of `context` tokens new, in units of 1e12.
+double causal_tera(double seqs, double fresh, double context, double heads, double dims) {
+  return seqs * heads * 2 * dims * fresh * (context - (fresh - 1) / 2) / 1e12;
+}
+
+void prefill_bench(Rng& rng) {
+  struct Case {
+    int seqs, fresh, context;
+  };
+  for (const Case c : {Case{1, 2048, 2048}, Case{1, 4096, 4096}, Case{1, 8192, 8192}, Case{8, 1024, 1024},
+                       Case{1, 1024, 16384}, Case{8, 128, 2048}}) {
+    const Ragged b(rng,
+                   std::vector<std::pair<int, int>>(static_cast<std::size_t>(c.seqs), {c.fresh, c.context}));
+    const RaggedOnDevice d(b);
+    const FlashBatch seqs = {.batch = d.batch, .min_tokens = 9, .tokens = b.tokens()};
+    {
+      const int heads = 128;
+      const std::int64_t rows = b.context_rows();
+      const OnDevice q(much(rng, static_cast<std::size_t>(b.tokens() * heads * 192)));
+      const OnDevice kv(much(rng, static_cast<std::size_t>(rows * heads * 256)));
+      const OnDevice k_rope(much(rng, static_cast<std::size_t>(rows * 64)));
+      const OnDevice out(nans(static_cast<std::size_t>(b.tokens() * heads * 128)));
+      const double us = median_us(
+          [&] {
+            return flash_mla({.seqs = seqs,
+                              .q = q.get(),
+                              .kv = kv.get(),
+                              .k_rope = k_rope.get(),
+                              .k_start = d.k_start.get(),
+                              .rows = rows,
+                              .scale = 0.135f,
+                              .out = out.get(),
+                              .heads = heads},
+                             nullptr);
+          },
+          7);
+      std::printf("flash_mla 128 heads   %d x %5d of %5d: %8.1f us %6.0f TFLOPS\n", c.seqs, c.fresh,
+                  c.context, us, causal_tera(c.seqs, c.fresh, c.context, heads, 320) / us * 1e6);
+    }
+    for (const int dim : {64, 128}) {
+      const int heads = 32, kv_heads = 8;
+      const OnDevice q(much(rng, static_cast<std::size_t>(b.tokens() * heads * dim)));
+      const OnDevice cache(much(rng, static_cast<std::size_t>(b.blocks * 64 * 2 * kv_heads * dim)));
+      const OnDevice out(nans(static_cast<std::size_t>(b.tokens() * heads * dim)));
+      const double us = median_us(
+          [&] {
+            return flash_gqa({.seqs = seqs,
+                              .q = q.get(),
+                              .q_stride = dim,
+                              .cache = cache.get(),
+                              .blocks = b.blocks,
+                              .scale = 0.09f,
+                              .window = 0,
+                              .out = out.get(),
+                              .out_stride = dim,
+                              .heads = heads,
+                              .kv_heads = kv_heads,
+                              .dim = dim},
+                             nullptr);
+          },
+          7);
+      std::printf("flash_gqa 32/8 d%-3d    %d x %5d of %5d: %8.1f us %6.0f TFLOPS\n", dim, c.seqs, c.fresh,
+                  c.context, us, causal_tera(c.seqs, c.fresh, c.context, heads, 2 * dim) / us * 1e6);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace trireme::cuda
 
@@ -109,4 +177,5 @@ int main(int argc, char** argv) {
   trireme::cuda::testing_attention::Rng rng(1);
   const auto wanted = [&](const char* name) { return argc < 2 || std::strcmp(argv[1], name) == 0; };
   if (wanted("gqa-decode")) trireme::cuda::gqa_decode_bench(rng);
+  if (wanted("prefill")) trireme::cuda::prefill_bench(rng);
 }

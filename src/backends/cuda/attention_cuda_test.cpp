@@ -5,6 +5,7 @@
 #include <random>
 
 #include "backends/cuda/attention_test_util.h"
+#include "backends/cuda/sm90/flash_prefill/flash_prefill.h"
 #include "backends/cuda/sm90/gqa_decode/gqa_decode.h"
 
 namespace trireme::cuda {
@@ -223,9 +224,9 @@ TEST_F(AttentionOnGpu, GqaDecodeAgreesWithTheFormulaHoweverManyUnitsShareIt) {
   struct Shape {
     int heads, kv_heads, dim, window;
   };
-  for (const Shape s :
-       {Shape{8, 2, 128, 0}, Shape{8, 2, 128, 100}, Shape{3, 3, 64, 0}, Shape{6, 1, 64, 1},
-        Shape{10, 2, 80, 70}, Shape{7, 1, 96, 0}, Shape{16, 1, 128, 0}, Shape{4, 2, 256, 640}}) {
+  for (const Shape s : {Shape{8, 2, 128, 0}, Shape{8, 2, 128, 100}, Shape{3, 3, 64, 0}, Shape{6, 1, 64, 1},
+                        Shape{10, 2, 80, 70}, Shape{7, 1, 96, 0}, Shape{16, 1, 128, 0}, Shape{4, 1, 128, 90},
+                        Shape{16, 2, 64, 0}, Shape{4, 2, 256, 640}}) {
     const GqaCase c(rng, b, s.heads, s.kv_heads, s.dim, s.window);
     const std::vector<double> expected = c.expected(b);
     const OnDevice q(c.q), cache(c.cache), out(nans(c.q.size()));
@@ -261,6 +262,72 @@ TEST_F(AttentionOnGpu, GqaDecodeAgreesWithTheFormulaHoweverManyUnitsShareIt) {
           << "head_dim " << s.dim << ", " << sms << " multiprocessors, window " << s.window;
     }
   }
+}
+
+// Sequences of fewer than 9 new tokens (rows 346 to 352 here) are not the prefill kernels'.
+const std::vector<std::pair<int, int>> kPrefill = {{130, 130}, {200, 777}, {16, 16},   {3, 50},     {4, 0},
+                                                   {140, 0},   {0, 0},     {128, 128}, {257, 1000}, {9, 300}};
+constexpr std::size_t kSkipped = 346, kSkippedEnd = 353;
+
+// The error over all rows but the skipped ones, which must be untouched.
+double prefill_error(std::vector<Bf16> got, const std::vector<double>& expected, std::size_t row) {
+  for (std::size_t i = kSkipped * row; i < kSkippedEnd * row; ++i) {
+    if (!std::isnan(value(got[i]))) return 1e9;
+    got[i] = __float2bfloat16(static_cast<float>(expected[i]));
+  }
+  return relative_error(got, expected);
+}
+
+TEST_F(AttentionOnGpu, FlashGqaAgreesWithTheFormula) {
+  const Ragged b(rng, kPrefill);
+  const RaggedOnDevice d(b);
+  struct Shape {
+    int heads, kv_heads, dim, window;
+  };
+  for (const Shape s : {Shape{2, 1, 128, 0}, Shape{3, 3, 64, 0}, Shape{2, 2, 128, 100}, Shape{1, 1, 64, 1},
+                        Shape{2, 1, 128, 400}}) {
+    const GqaCase c(rng, b, s.heads, s.kv_heads, s.dim, s.window);
+    const OnDevice q(c.q), cache(c.cache), out(nans(c.q.size()));
+    ASSERT_EQ(flash_gqa({.seqs = {.batch = d.batch, .min_tokens = 9, .tokens = b.tokens()},
+                         .q = q.get(),
+                         .q_stride = c.dim,
+                         .cache = cache.get(),
+                         .blocks = b.blocks,
+                         .scale = c.scale,
+                         .window = c.window,
+                         .out = out.get(),
+                         .out_stride = c.dim,
+                         .heads = c.heads,
+                         .kv_heads = c.kv_heads,
+                         .dim = c.dim},
+                        nullptr),
+              cudaSuccess);
+    EXPECT_LT(prefill_error(out.host(), c.expected(b), static_cast<std::size_t>(c.heads * c.dim)), kClose)
+        << "head_dim " << s.dim << ", window " << s.window;
+  }
+}
+
+TEST_F(AttentionOnGpu, FlashMlaAgreesWithTheFormula) {
+  const Ragged b(rng, kPrefill);
+  const RaggedOnDevice d(b);
+  ExpandedCase c(rng, b, 2, 128, 64, 128);
+  const std::vector<double> expected = c.expected(b);
+  const int rows = b.context_rows() + 100;  // past the contexts lies nothing of use
+  c.kv.resize(static_cast<std::size_t>(rows * c.heads * 256), __float2bfloat16(NAN));
+  c.k_rope.resize(static_cast<std::size_t>(rows * 64), __float2bfloat16(NAN));
+  const OnDevice q(c.q), kv(c.kv), k_rope(c.k_rope), out(nans(expected.size()));
+  ASSERT_EQ(flash_mla({.seqs = {.batch = d.batch, .min_tokens = 9, .tokens = b.tokens()},
+                       .q = q.get(),
+                       .kv = kv.get(),
+                       .k_rope = k_rope.get(),
+                       .k_start = d.k_start.get(),
+                       .rows = rows,
+                       .scale = c.scale,
+                       .out = out.get(),
+                       .heads = c.heads},
+                      nullptr),
+            cudaSuccess);
+  EXPECT_LT(prefill_error(out.host(), expected, 256), kClose);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 #include "backends/cuda/sm90/gqa_decode/gqa_decode.h"
 
-#include "backends/cuda/sm90/gqa_decode/gqa_decode.cuh"
+#include "backends/cuda/sm90/gqa_decode/combine.cuh"
 
 namespace trireme::cuda {
 namespace {
@@ -13,12 +13,13 @@ struct Variant {
 
 template <int kDim, int kTiles>
 constexpr Variant variant() {
-  return {kDim, 16 * kTiles, gqa::workspace_bytes<kDim, kTiles>, gqa::launch<kDim, kTiles>};
+  return {kDim, 16 * kTiles, gqa::workspace_bytes<kDim, kTiles>, gqa::launch_both<kDim, kTiles>};
 }
 
 // By rows, then the widest a dim has.
-constexpr Variant kVariants[] = {variant<64, 1>(),  variant<64, 2>(),  variant<80, 1>(), variant<96, 1>(),
-                                 variant<128, 1>(), variant<128, 2>(), variant<256, 1>()};
+constexpr Variant kVariants[] = {variant<64, 1>(),  variant<64, 2>(),  variant<64, 4>(),
+                                 variant<80, 1>(),  variant<96, 1>(),  variant<128, 1>(),
+                                 variant<128, 2>(), variant<128, 4>(), variant<256, 1>()};
 
 // The smallest that takes a sequence's rows at once, else the largest.
 const Variant* variant_for(const GqaDecodeArgs& a) {

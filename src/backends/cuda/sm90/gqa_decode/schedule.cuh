@@ -1,5 +1,5 @@
 // How the cache blocks of a batch are divided among CTAs. A unit is one block of one (sequence, KV head, tile
-// of query rows); an item is the run of units of one such triple. CTA c of P has units [cU/P, (c+1)U/P).
+// of query rows); an item is the run of units of one such triple. Each CTA has a run of units.
 #pragma once
 #include <cstdint>
 
@@ -27,19 +27,27 @@ __device__ inline Span span_of(const GqaDecodeArgs& a, int seq, int tile_rows) {
   return s;
 }
 
-__device__ inline int first_unit(int cta, int units, int ctas) {
-  return static_cast<int>(static_cast<std::int64_t>(cta) * units / ctas);
-}
-// The CTA that has `unit`.
-__device__ inline int owner(int unit, int units, int ctas) {
-  return static_cast<int>((static_cast<std::int64_t>(unit + 1) * ctas - 1) / units);
-}
+// Consecutive units for each CTA, as even as can be: the first `extra` CTAs have one more. CTAs past `ctas`
+// have none.
+struct Shares {
+  int ctas, each, extra;
+  __device__ Shares(int units, int grid) : ctas(min(units, grid)) {
+    each = ctas > 0 ? units / ctas : 0;
+    extra = units - each * ctas;
+  }
+  __device__ int first_unit(int cta) const { return min(cta, ctas) * each + min(cta, extra); }
+  __device__ int owner(int unit) const {
+    const int longer = extra * (each + 1);  // units of the CTAs that have one more
+    return unit < longer ? unit / (each + 1) : extra + (unit - longer) / each;
+  }
+};
 
-// prefix[s] = units of the sequences before s, for s in [0, seqs]. All threads of the block; 128 of them.
-__device__ inline void prefix_units(const GqaDecodeArgs& a, int tile_rows, int* prefix, int* warp_sums) {
+// prefix[s] = units of the sequences before s, for s in [0, seqs]. All threads of the block, kWarps of 32.
+template <int kWarps>
+__device__ void prefix_units(const GqaDecodeArgs& a, int tile_rows, int* prefix, int* warp_sums) {
   const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
   int carry = 0;
-  for (int base = 0; base < a.batch.seqs; base += 128) {
+  for (int base = 0; base < a.batch.seqs; base += kWarps * 32) {
     const int seq = base + tid;
     int units = 0;
     if (seq < a.batch.seqs) {
@@ -54,7 +62,7 @@ __device__ inline void prefix_units(const GqaDecodeArgs& a, int tile_rows, int* 
     if (lane == 31) warp_sums[warp] = sum;
     __syncthreads();
     int before = carry, all = 0;
-    for (int w = 0; w < 4; ++w) {
+    for (int w = 0; w < kWarps; ++w) {
       if (w < warp) before += warp_sums[w];
       all += warp_sums[w];
     }
