@@ -12,6 +12,7 @@ struct Part {
 
 struct SeqParts {
   Part q_start, context_len, block_table;
+  i64 max_tokens = 0, max_context = 0;
 };
 
 }  // namespace
@@ -39,7 +40,19 @@ StepRunner::StepRunner(const models::Model& model, Backend& backend, std::span<c
       stream_(backend.device().make_stream()),
       arena_(backend.device()) {}
 
+Status StepRunner::record(const GraphOptions& options) {
+  if (!backend_.device().can_capture() || options.max_seqs < 1) return {};
+  ASSIGN(graphs_, DecodeGraphs::create(model_, backend_, cache_, *stream_, options));
+  return {};
+}
+
 Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
+  if (graphs_ && graphs_->covers(slices)) {
+    Output out;
+    for (std::size_t i = 0; i < slices.size(); ++i) out.first_row.push_back(static_cast<i64>(i));
+    ASSIGN(out.logits, graphs_->run(slices));
+    return out;
+  }
   arena_.reset();
   host_.clear();
   Output out;
@@ -80,14 +93,17 @@ Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
     });
   });
   const Part slots = part([&] {
-    each_token([&](const Slice& s, std::size_t t) {
-      const i64 position = s.start + static_cast<i64>(t);
-      const i64 block = s.blocks[static_cast<std::size_t>(position / kKvBlockTokens)];
-      host_.push_back(static_cast<i32>(block * kKvBlockTokens + position % kKvBlockTokens));
-    });
+    each_token(
+        [&](const Slice& s, std::size_t t) { host_.push_back(slot_of(s, s.start + static_cast<i64>(t))); });
   });
   const auto sequences = [&](std::size_t begin, std::size_t end) {
     SeqParts p;
+    for (std::size_t i = begin; i < end; ++i) {
+      const Slice& s = slices[order[i]];
+      const auto n = static_cast<i64>(s.tokens.size());
+      p.max_tokens = std::max(p.max_tokens, n);
+      p.max_context = std::max(p.max_context, s.start + n);
+    }
     p.q_start = part([&] {
       i32 row = 0;
       host_.push_back(row);
@@ -139,8 +155,12 @@ Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
   const i32* device = device_view.as<i32>();
   const auto on_device = [&](const Part& p) { return In<i32>{device + p.begin, p.size}; };
   const auto batch_of = [&](const SeqParts& p) {
-    return SeqBatch{on_device(p.q_start), on_device(p.context_len), on_device(p.block_table),
-                    static_cast<i64>(max_blocks)};
+    return SeqBatch{.q_start = on_device(p.q_start),
+                    .context_len = on_device(p.context_len),
+                    .block_table = on_device(p.block_table),
+                    .max_blocks = static_cast<i64>(max_blocks),
+                    .max_tokens = p.max_tokens,
+                    .max_context = p.max_context};
   };
   batch.tokens = on_device(tokens);
   batch.positions = on_device(positions);
@@ -151,7 +171,7 @@ Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
   batch.expanded_k_start = on_device(k_start);
   batch.sample_rows = on_device(sample_rows);
 
-  const layers::Context context{backend_.ops(), *stream_, arena_, backend_.act()};
+  const layers::Context context{backend_, *stream_, arena_, timeline_};
   ASSIGN(out.logits, model_.forward(context, batch, cache_));
   return out;
 }

@@ -5,33 +5,23 @@
 #include <span>
 #include <vector>
 
+#include "engine/decode_graphs.h"
 #include "engine/kv_cache.h"
+#include "engine/slice.h"
 #include "models/model.h"
 
 namespace trireme::engine {
 
-struct Slice {
-  std::span<const i32> tokens;  // the new ones
-  i64 start = 0;                // position of the first
-  std::span<const i32> blocks;  // block table, at least ceil((start + tokens) / 64) entries
-  bool absorbed = false;        // MLA: in the absorbed form, see absorbed_from()
-  enum class Logits : u8 { kNone, kLast, kAll } logits = Logits::kNone;
-};
-
-// The form in which MLA computes a token depends on its position and its prompt's length alone, so that no
-// chunking, batch or preemption changes a bit: generated tokens and the prompt's last, incomplete block are
-// absorbed, the full blocks before it expanded. That last block is what a request computes whose prefix is
-// all in the cache: few tokens over a long context, for which the expanded form would first expand the whole
-// context.
-constexpr i64 absorbed_from(i64 prompt_tokens) { return prompt_tokens / kKvBlockTokens * kKvBlockTokens; }
-
-// Appends tokens [start, start + tokens.size()) of one sequence, as one slice or, where they cross
-// absorbed_from(), two.
-void append_slices(std::vector<Slice>& slices, Slice slice, i64 prompt_tokens);
-
 class StepRunner {
  public:
   StepRunner(const models::Model& model, Backend& backend, std::span<const KvCacheLayer> cache);
+
+  // Records decode steps of up to options.max_seqs sequences; run() then uses them where they fit. Nothing
+  // happens on devices without graphs.
+  Status record(const GraphOptions& options);
+  const DecodeGraphs* graphs() const { return graphs_.get(); }
+  // Notes the parts of steps that are not recorded.
+  void set_timeline(Timeline* timeline) { timeline_ = timeline; }
 
   struct Output {
     View logits;                 // [wanted rows, vocab] float32 on the device; empty when none are wanted
@@ -49,6 +39,8 @@ class StepRunner {
   std::span<const KvCacheLayer> cache_;
   std::unique_ptr<Stream> stream_;
   Arena arena_;
+  std::unique_ptr<DecodeGraphs> graphs_;
+  Timeline* timeline_ = nullptr;
   std::vector<i32> host_;  // every index array of a step, one after the other
 };
 

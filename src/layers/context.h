@@ -6,11 +6,12 @@
 namespace trireme::layers {
 
 struct Context {
-  const Ops& ops;
+  const Backend& backend;
   Stream& stream;
   Arena& arena;
-  DType act;                     // of activations
   Timeline* timeline = nullptr;  // notes when each part of a step begins; not on the hot path
+  const Ops& ops = backend.ops();
+  DType act = backend.act();  // of activations
 
   void mark(const char* part) const {
     // A mark that could not be made shows in Timeline::read().
@@ -33,5 +34,19 @@ struct Batch {
   In<i32> sample_rows;       // rows whose logits are wanted, ascending
   i64 rows() const { return static_cast<i64>(tokens.size()); }
 };
+
+// Has the backend divide the attention of these sequences, once for all layers. `tokens`: rows of q.
+inline Status plan_attention(const Context& c, SeqBatch& seqs, const KvLayout& layout, i64 tokens,
+                             int heads) {
+  if (c.ops.plan_attention == nullptr || seqs.seqs() == 0) return {};
+  PlanAttentionArgs args{.seqs = seqs, .layout = layout, .tokens = tokens, .heads = heads, .plan = nullptr};
+  const i64 bytes = c.backend.attention_plan_bytes(args);
+  if (bytes == 0) return {};
+  ASSIGN(View plan, c.arena.take(DType::kU8, {bytes}));
+  args.plan = plan.mutable_data();
+  TRY(c.ops.plan_attention(args, c.stream));
+  seqs.plan = args.plan;
+  return {};
+}
 
 }  // namespace trireme::layers

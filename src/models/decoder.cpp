@@ -66,9 +66,11 @@ Result<std::unique_ptr<Model>> Decoder::load(const ModelConfig& config, Loader& 
   return model;
 }
 
-Result<View> Decoder::forward(const layers::Context& c, const layers::Batch& batch,
+Result<View> Decoder::forward(const layers::Context& c, const layers::Batch& given,
                               std::span<const KvCacheLayer> cache) const {
   const float eps = static_cast<float>(config_.rms_norm_eps);
+  layers::Batch batch = given;
+  TRY(layers::plan_attention(c, batch.all, cache[0].layout, batch.rows(), static_cast<int>(config_.heads)));
   ASSIGN(View x, c.take({batch.rows(), config_.hidden_size}));
   TRY(c.ops.embedding({.ids = batch.tokens, .table = embedding_, .out = x}, c.stream));
   ASSIGN(View branch, c.take({batch.rows(), config_.hidden_size}));

@@ -133,8 +133,16 @@ Status DeepseekV3::run_layer(const layers::Context& c, const DeepseekLayer& laye
   return layer.dense ? layers::mlp(c, layer.mlp, g, branch) : layers::moe(c, layer.moe, g, branch);
 }
 
-Result<View> DeepseekV3::forward(const layers::Context& c, const layers::Batch& batch,
+Result<View> DeepseekV3::forward(const layers::Context& c, const layers::Batch& given,
                                  std::span<const KvCacheLayer> cache) const {
+  layers::Batch batch = given;
+  const int heads = static_cast<int>(config_.heads);
+  const KvLayout& layout = cache[0].layout;
+  if (layers_[0].attention.absorb_all) {
+    TRY(layers::plan_attention(c, batch.all, layout, batch.rows(), heads));
+  } else {
+    TRY(layers::plan_attention(c, batch.absorbed, layout, batch.absorbed_rows, heads));
+  }
   ASSIGN(View x, c.take({batch.rows(), config_.hidden_size}));
   ASSIGN(View branch, c.take({batch.rows(), config_.hidden_size}));  // what is still to be added to x
   c.mark("embedding");

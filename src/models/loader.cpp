@@ -221,7 +221,7 @@ Result<GroupWeight> Loader::heads(const std::string& name, i64 rows, i64 k, int 
     stored.owner = values.owner();
     scale = {};
   }
-  GroupWeight g{.n = transpose ? k : n, .k = transpose ? n : k, .transposed = transpose};
+  GroupWeight g{.n = transpose ? k : n, .k = transpose ? n : k, .per_head = true, .transposed = transpose};
   for (int h = 0; h < heads; ++h) {
     const i64 first = h * stride + begin;
     if (backend_.ops().prepare_group == nullptr) {

@@ -60,6 +60,7 @@ struct LinearWeight {
 // Matrices of one shape that one call multiplies with: a layer's experts, or one a head.
 struct GroupWeight {
   i64 n = 0, k = 0;                      // of each
+  bool per_head = false;                 // to be used by head_linear, else by grouped_linear
   bool transposed = false;               // to prepare_group: each is stored as [k, n]
   std::vector<LinearWeight> each{};      // prepared one by one, unless the backend prepares groups
   std::shared_ptr<const void> packed{};  // Ops::prepare_group's
@@ -387,9 +388,7 @@ class Backend {
   // Waits until every weight is where it belongs; stored bytes may go away then.
   virtual Status finish_loading() { return {}; }
   // Device memory for Ops::plan_attention, for up to `tokens` rows of `seqs` sequences.
-  virtual i64 attention_plan_bytes(const KvLayout&, int /*heads*/, i64 /*tokens*/, i64 /*seqs*/) const {
-    return 0;
-  }
+  virtual i64 attention_plan_bytes(const PlanAttentionArgs&) const { return 0; }
 };
 
 }  // namespace trireme

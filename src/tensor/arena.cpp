@@ -8,7 +8,7 @@ constexpr i64 kSmallestChunk = 4 << 20;
 }
 
 Result<View> Arena::take(DType dtype, Shape shape) {
-  const i64 bytes = round_up(std::max<i64>(shape.elements() * size_of(dtype), 1), 64);
+  const i64 bytes = round_up(std::max<i64>(shape.elements() * size_of(dtype), 1), 256);
   while (chunk_ < chunks_.size() && used_ + bytes > chunks_[chunk_].bytes()) {
     ++chunk_;
     used_ = 0;

@@ -13,7 +13,8 @@ class Arena {
  public:
   explicit Arena(Device& device) : device_(device) {}
 
-  // Uninitialised, 64-byte aligned, valid until the reset or the release of an earlier mark.
+  // Uninitialised, 256-byte aligned (what TMA and vector loads like), valid until the reset or the release of
+  // an earlier mark.
   Result<View> take(DType dtype, Shape shape);
   template <class T>
   Result<T*> take_array(DType dtype, i64 n) {

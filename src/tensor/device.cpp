@@ -33,6 +33,15 @@ Result<Buffer> Device::allocate_host(i64 bytes) {
   return Buffer(data, data->data(), bytes);
 }
 
+Status Device::copy_in_rows(void* device, const void* host, i64 stride, i64 row_bytes, i64 rows,
+                            Stream& stream) {
+  for (i64 r = 0; r < rows; ++r) {
+    TRY(copy_in(static_cast<char*>(device) + r * stride, static_cast<const char*>(host) + r * stride,
+                row_bytes, stream));
+  }
+  return {};
+}
+
 Result<std::unique_ptr<Graph>> Device::capture(Stream&, const std::function<Status()>&) {
   return fail(ErrorCode::kUnsupported, "{} has no graphs", chip().name);
 }

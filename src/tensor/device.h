@@ -80,6 +80,10 @@ class Device {
   // Host memory to or from the device, ordered on the stream.
   virtual Status copy_in(void* device, const void* host, i64 bytes, Stream& stream) = 0;
   virtual Status copy_out(void* host, const void* device, i64 bytes, Stream& stream) = 0;
+  // The first row_bytes of each of so many rows, which lie stride bytes apart on both sides. By default row
+  // by row.
+  virtual Status copy_in_rows(void* device, const void* host, i64 stride, i64 row_bytes, i64 rows,
+                              Stream& stream);
   virtual bool host_readable() const = 0;  // device pointers may be read by the host
   // Host memory that copy_in and copy_out move at full speed and without waiting. Plain memory by default.
   virtual Result<Buffer> allocate_host(i64 bytes);

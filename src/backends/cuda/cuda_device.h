@@ -1,21 +1,22 @@
 // One GPU as a Device: memory, streams, graphs, and the road that weights take to it.
 //
-// Thread-safe but for streams: a stream is for one thread at a time.
+// Thread-safe but for streams: a stream is for one thread at a time. The process uses the first GPU that it
+// sees; CUDA_VISIBLE_DEVICES chooses which that is.
 #pragma once
 #include <cuda_runtime_api.h>
 
 #include <array>
 #include <atomic>
 #include <memory>
-#include <mutex>
 
 #include "backends/cuda/cuda_check.h"
+#include "backends/cuda/uploader.h"
 #include "tensor/device.h"
 
 namespace trireme::cuda {
 
 class CudaDevice;
-class Uploader;
+class LinearOps;
 
 // What a stream lends to the calls on it. Each slot belongs to one family of kernels.
 enum class Scratch : u8 { kLinear, kAttention, kMoe, kSample, kCudnn, kCount };
@@ -36,6 +37,7 @@ class CudaStream final : public Stream {
   Result<void*> scratch(Scratch slot, i64 bytes);
   // Pinned host memory, likewise. Whoever writes it must know that the stream has read what was there before.
   Result<void*> pinned(Scratch slot, i64 bytes);
+  bool capturing() const;
 
  private:
   explicit CudaStream(CudaDevice& device) : device_(device) {}
@@ -50,16 +52,20 @@ inline cudaStream_t handle_of(Stream& s) { return cuda_stream(s).handle(); }
 
 class CudaDevice final : public Device {
  public:
-  // kUnsupported when there is no such GPU, its driver is too old, or it is not of compute capability 9.0.
-  static Result<std::unique_ptr<CudaDevice>> open(int ordinal);
+  // kUnsupported when there is no GPU, its driver is too old, or it is not of compute capability 9.0.
+  static Result<std::unique_ptr<CudaDevice>> open();
   ~CudaDevice() override;
 
   const Chip& chip() const override { return chip_; }
+  // Never fails: a stream that could not be made reports it at its first use.
   std::unique_ptr<Stream> make_stream() override;
+  // From a stream-ordered pool; large buffers straight from the driver, as transports need them. 256-byte
+  // aligned.
   Result<Buffer> allocate(i64 bytes) override;
   Result<Buffer> allocate_host(i64 bytes) override;
   Status copy_in(void* device, const void* host, i64 bytes, Stream& stream) override;
   Status copy_out(void* host, const void* device, i64 bytes, Stream& stream) override;
+  Status copy_in_rows(void* device, const void* host, i64 stride, i64 row_bytes, i64 rows, Stream& stream) override;
   bool host_readable() const override { return false; }
   i64 free_bytes() const override;
   Result<std::unique_ptr<Graph>> capture(Stream& stream, const std::function<Status()>& work) override;
@@ -69,20 +75,23 @@ class CudaDevice final : public Device {
   void range_pop() override;
 
   int sms() const { return chip_.units; }
+  // How the backend over this device multiplies, and whether its results may depend on the batch.
+  void serve(std::unique_ptr<LinearOps> products, bool deterministic);
+  LinearOps& products() const { return *products_; }
+  bool deterministic() const { return deterministic_; }
   Uploader& uploader() { return *uploader_; }
-  i64 allocated_bytes() const { return allocated_.load(); }  // taken from the driver, by live Buffers
+  i64 allocated_bytes() const { return *allocated_; }  // by live Buffers
 
  private:
-  CudaDevice() = default;
-  Result<Buffer> from_driver(i64 bytes);
+  CudaDevice();
 
-  int ordinal_ = 0;
   Chip chip_;
-  std::atomic<i64> allocated_{0};
-  std::mutex mutex_;  // the slab that small buffers are cut from
-  Buffer slab_;
-  i64 slab_used_ = 0;
+  std::shared_ptr<std::atomic<i64>> allocated_ = std::make_shared<std::atomic<i64>>(0);
+  cudaMemPool_t pool_ = nullptr;
+  cudaStream_t pool_stream_ = nullptr;
   std::unique_ptr<Uploader> uploader_;
+  std::unique_ptr<LinearOps> products_;
+  bool deterministic_ = false;
 };
 
 }  // namespace trireme::cuda

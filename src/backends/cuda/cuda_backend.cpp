@@ -1,0 +1,100 @@
+#include "backends/cuda/cuda_backend.h"
+
+#include "backends/cuda/attention.h"
+#include "backends/cuda/cuda_device.h"
+#include "backends/cuda/elementwise.h"
+#include "backends/cuda/linear.h"
+#include "backends/cuda/moe.h"
+#include "backends/cuda/sample.h"
+#include "base/log.h"
+
+namespace trireme::cuda {
+namespace {
+
+LinearOps& products(Device& device) { return static_cast<CudaDevice&>(device).products(); }
+LinearOps& products(Stream& stream) { return cuda_stream(stream).device().products(); }
+
+Status prepare(Device& d, LinearWeight& w) { return products(d).prepare(static_cast<CudaDevice&>(d), w); }
+Status prepare_group(Device& d, GroupWeight& g) {
+  return products(d).prepare_group(static_cast<CudaDevice&>(d), g);
+}
+Status linear(const LinearArgs& a, Stream& s) { return products(s).linear(a, cuda_stream(s)); }
+Status head_linear(const HeadLinearArgs& a, Stream& s) { return products(s).head_linear(a, cuda_stream(s)); }
+Status grouped_linear(const GroupedLinearArgs& a, Stream& s) {
+  return products(s).grouped_linear(a, cuda_stream(s));
+}
+
+constexpr Ops kOps = {
+    .prepare = prepare,
+    .prepare_group = prepare_group,
+    .embedding = embedding,
+    .rms_norm = rms_norm,
+    .add = add,
+    .linear = linear,
+    .head_linear = head_linear,
+    .swiglu = swiglu,
+    .rope = rope,
+    .mla_append = mla_append,
+    .mla_gather = mla_gather,
+    .mla_absorbed = mla_absorbed,
+    .mla_expanded = mla_expanded,
+    .gqa_append = gqa_append,
+    .gqa_attention = gqa_attention,
+    .moe_gate = moe_gate,
+    .moe_permute = moe_permute,
+    .grouped_linear = grouped_linear,
+    .moe_combine = moe_combine,
+    .gather_rows = gather_rows,
+    .kv_copy = kv_copy,
+    .sample = sample,
+    .add_rms_norm = add_rms_norm,
+    .mla_rope_append = mla_rope_append,
+    .gqa_rope_append = gqa_rope_append,
+    .quantise = quantise,
+    .plan_attention = plan_attention,
+};
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(std::unique_ptr<CudaDevice> device, const CudaOptions& options)
+      : device_(std::move(device)), options_(options) {}
+  const char* name() const override { return "cuda"; }
+  Device& device() override { return *device_; }
+  const Ops& ops() const override { return kOps; }
+  DType act() const override { return DType::kBF16; }
+  DType kv_dtype() const override { return DType::kBF16; }
+  bool batch_invariant() const override { return options_.deterministic; }
+  i64 prepared_bytes(i64 n, i64 k, DType stored) const override {
+    return cuda::prepared_bytes(n, k, stored, options_.fp8_activations);
+  }
+  bool stacks() const override { return true; }
+  Status finish_loading() override { return device_->uploader().finish(); }
+  i64 attention_plan_bytes(const KvLayout& layout, int heads, i64 tokens, i64 seqs) const override {
+    return cuda::attention_plan_bytes(layout, heads, tokens, seqs, device_->sms());
+  }
+
+ private:
+  std::unique_ptr<CudaDevice> device_;
+  CudaOptions options_;
+};
+
+}  // namespace
+
+bool cuda_present() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+}
+
+Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options) {
+  ASSIGN(auto device, CudaDevice::open());
+  std::unique_ptr<CublasLt> lt;
+  if (auto opened = CublasLt::open())
+    lt = std::move(*opened);
+  else
+    log::warn("{}; BF16 products run on our own kernels", opened.error().message);
+  device->serve(std::make_unique<LinearOps>(std::move(lt), options.fp8_activations, options.deterministic),
+                options.deterministic);
+  return std::make_unique<CudaBackend>(std::move(device), options);
+}
+
+}  // namespace trireme::cuda

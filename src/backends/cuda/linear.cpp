@@ -1,0 +1,212 @@
+#include "backends/cuda/linear.h"
+
+#include "backends/cuda/sm90/gemm/gemm.h"
+#include "backends/cuda/smxx/matrix.h"
+
+namespace trireme::cuda {
+namespace {
+
+const PackedWeight& packed(const std::shared_ptr<const void>& p) {
+  return *static_cast<const PackedWeight*>(p.get());
+}
+
+Status is_activation(const ConstView& x, i64 k, const char* what) {
+  if (x.dtype != DType::kBF16) return invalid("{} is {}, not bfloat16", what, to_string(x.dtype));
+  if (x.shape.cols() != k) return invalid("{} has {} columns, the weight {}", what, x.shape.cols(), k);
+  return {};
+}
+
+Status is_output(const View& out, i64 rows, i64 n, const char* what) {
+  if (out.dtype != DType::kBF16 && out.dtype != DType::kF32)
+    return invalid("{} is {}, neither bfloat16 nor float32", what, to_string(out.dtype));
+  if (out.shape.rows() != rows || out.shape.cols() != n)
+    return invalid("{} is {}, not [{}, {}]", what, to_string(out.shape), rows, n);
+  return {};
+}
+
+Status is_quantised(const Quantised& q, i64 k, const char* what) {
+  if (!q || q.codes.shape.cols() != k || !q.codes.dense())
+    return invalid("{} are not quantised rows of {}", what, k);
+  if (q.scale.shape.elements() != ceil_div(k, 128) * quantised_rows(q.codes.shape.rows()))
+    return invalid("{} have scales of another shape", what);
+  return {};
+}
+
+// 16-byte rows, as the tensor core kernels read and write them.
+bool aligned(const void* data, i64 stride, i64 size) {
+  return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && stride * size % 16 == 0;
+}
+
+}  // namespace
+
+// Our own kernel takes any number of rows and is the faster one nearly everywhere (docs/performance.md); a
+// row's result does not depend on how many there are.
+Status LinearOps::fp8_linear(const LinearArgs& a, const PackedWeight& w, CudaStream& stream) {
+  TRY(is_quantised(a.xq, w.k, "linear xq"));
+  const i64 rows = a.xq.codes.shape.rows();
+  TRY(is_output(a.out, rows, w.n, "linear out"));
+  GemmFp8Args g;
+  g.x = a.xq.codes.data;
+  g.x_stride = a.xq.codes.row_stride;
+  g.x_scale = a.xq.scale.as<float>();
+  g.x_scale_stride = quantised_rows(rows);
+  g.w = w.data.data();
+  g.w_scale = static_cast<const float*>(w.scale.data());
+  g.w_scale_stride = static_cast<int>(w.scale_stride());
+  g.out = a.out.mutable_data();
+  g.out_stride = a.out.row_stride;
+  g.out_f32 = a.out.dtype == DType::kF32;
+  g.n = static_cast<int>(w.n), g.k = static_cast<int>(w.k);
+  g.rows.rows = rows;
+  CUDA_TRY(gemm_fp8(g, stream.handle()));
+  return {};
+}
+
+Status LinearOps::bf16_linear(const LinearArgs& a, const PackedWeight& w, CudaStream& stream) {
+  TRY(is_activation(a.x, w.k, "linear x"));
+  const i64 rows = a.x.shape.rows();
+  TRY(is_output(a.out, rows, w.n, "linear out"));
+  if (rows == 0) return {};
+  View out = a.out;
+  if (w.terms > 1 && a.out.dtype != DType::kF32) {  // the terms are added up in float32
+    ASSIGN(void* sum, stream.scratch(Scratch::kMoe, rows * w.n * 4));
+    out = View(sum, DType::kF32, {rows, w.n});
+  }
+  const bool f32 = out.dtype == DType::kF32;
+  const bool tiles = w.n % 8 == 0 && w.k % 8 == 0 && aligned(a.x.data, a.x.row_stride, 2) &&
+                     aligned(out.data, out.row_stride, size_of(out.dtype));
+  for (int t = 0; t < w.terms; ++t) {
+    const char* const matrix = w.member(t);
+    if (lt_ && !deterministic_) {
+      LtProduct p;
+      p.rows = rows, p.n = w.n, p.k = w.k;
+      p.out_f32 = f32, p.accumulate = t > 0;
+      p.x = a.x.data, p.w = matrix, p.out = out.mutable_data();
+      p.x_stride = a.x.row_stride, p.w_stride = w.k, p.out_stride = out.row_stride;
+      TRY(lt_->run(p, stream));
+    } else if (tiles && w.terms == 1) {
+      GemmBf16Args g;
+      g.x = a.x.data, g.x_stride = a.x.row_stride, g.w = matrix;
+      g.out = out.mutable_data(), g.out_stride = out.row_stride, g.out_f32 = f32;
+      g.n = static_cast<int>(w.n), g.k = static_cast<int>(w.k);
+      g.rows.rows = rows;
+      CUDA_TRY(gemm_bf16(g, stream.handle()));
+    } else {
+      PlainGemmArgs g;
+      g.x = a.x.data, g.x_stride = a.x.row_stride, g.w = matrix;
+      g.out = out.mutable_data(), g.out_stride = out.row_stride, g.out_f32 = f32;
+      g.accumulate = t > 0;
+      g.rows = rows, g.n = w.n, g.k = w.k;
+      CUDA_TRY(plain_gemm(g, stream.handle()));
+    }
+  }
+  if (out.data == a.out.data) return {};
+  CUDA_TRY(finish_rows({.value = out.data,
+                        .value_f32 = true,
+                        .value_stride = out.row_stride,
+                        .bias = nullptr,
+                        .out = a.out.mutable_data(),
+                        .out_f32 = false,
+                        .out_stride = a.out.row_stride,
+                        .rows = rows,
+                        .n = w.n},
+                       stream.handle()));
+  return {};
+}
+
+Status LinearOps::linear(const LinearArgs& a, CudaStream& stream) {
+  if (a.w == nullptr || !a.w->packed) return invalid("linear: the weight is not prepared");
+  const PackedWeight& w = packed(a.w->packed);
+  TRY(w.fp8 ? fp8_linear(a, w, stream) : bf16_linear(a, w, stream));
+  if (!a.w->bias) return {};
+  CUDA_TRY(finish_rows({.value = a.out.data,
+                        .value_f32 = a.out.dtype == DType::kF32,
+                        .value_stride = a.out.row_stride,
+                        .bias = a.w->bias.as<float>(),
+                        .out = a.out.mutable_data(),
+                        .out_f32 = a.out.dtype == DType::kF32,
+                        .out_stride = a.out.row_stride,
+                        .rows = a.out.shape.rows(),
+                        .n = w.n},
+                       stream.handle()));
+  return {};
+}
+
+Status LinearOps::head_linear(const HeadLinearArgs& a, CudaStream& stream) {
+  if (a.w == nullptr || !a.w->packed) return invalid("head_linear: the weight is not prepared");
+  const PackedWeight& w = packed(a.w->packed);
+  const i64 tokens = a.x.shape[0];
+  if (a.x.shape.rank != 3 || a.x.shape[1] != w.count)
+    return invalid("head_linear: x is not [tokens, {}, k]", w.count);
+  TRY(is_activation(a.x, w.k, "head_linear x"));
+  TRY(is_output(a.out, tokens * w.count, w.n, "head_linear out"));
+  if (tokens == 0) return {};
+  const bool f32 = a.out.dtype == DType::kF32;
+  if (lt_ && !deterministic_) {
+    LtProduct p;
+    p.rows = tokens, p.n = w.n, p.k = w.k, p.batch = w.count;
+    p.out_f32 = f32, p.w_transposed = w.transposed;
+    p.x = a.x.data, p.w = w.data.data(), p.out = a.out.mutable_data();
+    p.x_stride = w.count * a.x.row_stride, p.x_next = a.x.row_stride;
+    p.w_stride = w.transposed ? w.n : w.k, p.w_next = w.n * w.k;
+    p.out_stride = w.count * a.out.row_stride, p.out_next = a.out.row_stride;
+    return lt_->run(p, stream);
+  }
+  PlainGemmArgs g;
+  g.x = a.x.data, g.x_stride = w.count * a.x.row_stride, g.x_next = a.x.row_stride;
+  g.w = w.data.data(), g.w_next = w.n * w.k, g.w_transposed = w.transposed;
+  g.out = a.out.mutable_data(), g.out_stride = w.count * a.out.row_stride, g.out_next = a.out.row_stride;
+  g.out_f32 = f32;
+  g.rows = tokens, g.n = w.n, g.k = w.k, g.batch = static_cast<int>(w.count);
+  CUDA_TRY(plain_gemm(g, stream.handle()));
+  return {};
+}
+
+Status LinearOps::grouped_linear(const GroupedLinearArgs& a, CudaStream& stream) {
+  if (a.w == nullptr || !a.w->packed) return invalid("grouped_linear: the weight is not prepared");
+  const PackedWeight& w = packed(a.w->packed);
+  if (static_cast<i64>(a.expert_end.size()) != w.count)
+    return invalid("grouped_linear: {} ends, {} experts", a.expert_end.size(), w.count);
+  GemmRows rows;
+  rows.layout = RowLayout::packed;
+  rows.experts = static_cast<int>(w.count);
+  rows.counts = a.expert_end.data();
+  const bool f32 = a.out.dtype == DType::kF32;
+  if (w.fp8) {
+    TRY(is_quantised(a.xq, w.k, "grouped_linear xq"));
+    rows.rows = a.xq.codes.shape.rows();
+    TRY(is_output(a.out, rows.rows, w.n, "grouped_linear out"));
+    GemmFp8Args g;
+    g.x = a.xq.codes.data, g.x_stride = a.xq.codes.row_stride;
+    g.x_scale = a.xq.scale.as<float>(), g.x_scale_stride = quantised_rows(rows.rows);
+    g.w = w.data.data(), g.w_scale = static_cast<const float*>(w.scale.data());
+    g.w_scale_stride = static_cast<int>(w.scale_stride());
+    g.out = a.out.mutable_data(), g.out_stride = a.out.row_stride, g.out_f32 = f32;
+    g.n = static_cast<int>(w.n), g.k = static_cast<int>(w.k);
+    g.rows = rows;
+    CUDA_TRY(gemm_fp8(g, stream.handle()));
+    return {};
+  }
+  TRY(is_activation(a.x, w.k, "grouped_linear x"));
+  rows.rows = a.x.shape.rows();
+  TRY(is_output(a.out, rows.rows, w.n, "grouped_linear out"));
+  if (w.n % 8 == 0 && w.k % 8 == 0 && aligned(a.x.data, a.x.row_stride, 2) &&
+      aligned(a.out.data, a.out.row_stride, size_of(a.out.dtype))) {
+    GemmBf16Args g;
+    g.x = a.x.data, g.x_stride = a.x.row_stride, g.w = w.data.data();
+    g.out = a.out.mutable_data(), g.out_stride = a.out.row_stride, g.out_f32 = f32;
+    g.n = static_cast<int>(w.n), g.k = static_cast<int>(w.k);
+    g.rows = rows;
+    CUDA_TRY(gemm_bf16(g, stream.handle()));
+    return {};
+  }
+  PlainGemmArgs g;
+  g.x = a.x.data, g.x_stride = a.x.row_stride, g.w = w.data.data();
+  g.out = a.out.mutable_data(), g.out_stride = a.out.row_stride, g.out_f32 = f32;
+  g.rows = rows.rows, g.n = w.n, g.k = w.k;
+  g.experts = rows.experts, g.expert_end = rows.counts;
+  CUDA_TRY(plain_gemm(g, stream.handle()));
+  return {};
+}
+
+}  // namespace trireme::cuda
