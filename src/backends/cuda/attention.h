@@ -1,0 +1,21 @@
+// The rows of the Ops table that attend. Activations are BF16; the cache is BF16, or FP8 for MLA.
+//
+// Lengths are only on the device: SeqBatch's bounds choose the kernels. A batch without bounds (0) may be as
+// long as its rows and its block table allow.
+#pragma once
+#include "ops/ops.h"
+
+namespace trireme::cuda {
+
+class CudaDevice;
+
+Status mla_absorbed(const MlaAbsorbedArgs&, Stream&);
+Status mla_expanded(const MlaExpandedArgs&, Stream&);
+Status mla_gather(const MlaGatherArgs&, Stream&);
+Status gqa_attention(const GqaAttentionArgs&, Stream&);
+
+// 0 where no kernel takes a plan; plan_attention does nothing then.
+i64 attention_plan_bytes(const PlanAttentionArgs&, const CudaDevice&);
+Status plan_attention(const PlanAttentionArgs&, Stream&);
+
+}  // namespace trireme::cuda
