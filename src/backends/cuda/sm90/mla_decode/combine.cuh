@@ -5,7 +5,7 @@
 namespace trireme::cuda::mla {
 
 inline constexpr int kCombineThreads = 256;
-inline constexpr int kCombineCtas = 32;       // of one row tile of one cut
+inline constexpr int kCombineShares = 32;     // of one row tile of one cut
 inline constexpr int kCombineColumns = 128;   // of one warp: a float4 a lane
 inline constexpr int kCombineFewPieces = 12;  // that many or fewer: one warp merges them all
 
@@ -52,27 +52,19 @@ struct CombineRow {
   }
 };
 
-// Grid: (parts * tiles * kCombineCtas).
-__global__ __launch_bounds__(kCombineThreads) void combine_kernel(const Params p) {
-  grid_dependency_wait();
-  const int cta = static_cast<int>(blockIdx.x) % kCombineCtas;
-  const int tile = static_cast<int>(blockIdx.x) / kCombineCtas % p.layout.tiles;
-  const int index = static_cast<int>(blockIdx.x) / (kCombineCtas * p.layout.tiles);
-  const Cut cut = reinterpret_cast<const Cut*>(p.plan + p.layout.cuts_at())[index];
-  if (cut.pieces == 0) return;
+__device__ void combine_share(const Params& p, const Cut& cut, int tile, int share) {
   const Unit unit = reinterpret_cast<const Unit*>(p.plan + p.layout.units_at())[cut.unit];
   const int rows = min(unit.rows - tile * kTileRows, kTileRows);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-
   if (cut.pieces <= kCombineFewPieces) {
-    const CombineRow r{p, cut, tile, cta / 4 * 8 + warp, cta % 4};
+    const CombineRow r{p, cut, tile, share / 4 * 8 + warp, share % 4};
     if (r.row >= rows) return;
     const float lse = r.merged_lse(lane);
     r.write(unit, r.sum(0, 1, lse == -INFINITY ? 0 : lse, lane), lse, lane);
     return;
   }
   __shared__ float4 sums[kCombineThreads / 32][32];
-  for (int item = cta; item < rows * 4; item += kCombineCtas) {
+  for (int item = share; item < rows * 4; item += kCombineShares) {
     const CombineRow r{p, cut, tile, item / 4, item % 4};
     const float lse = r.merged_lse(lane);
     __syncthreads();
@@ -87,6 +79,17 @@ __global__ __launch_bounds__(kCombineThreads) void combine_kernel(const Params p
       total.w += sums[w][lane].w;
     }
     r.write(unit, total, lse, lane);
+  }
+}
+
+// Any grid: CTAs take (cut, tile, share of the rows) in turn.
+__global__ __launch_bounds__(kCombineThreads) void combine_kernel(const Params p) {
+  grid_dependency_wait();
+  const int cuts = *reinterpret_cast<const std::int32_t*>(p.plan + p.layout.cut_count_at());
+  const int shares = cuts * p.layout.tiles * kCombineShares;
+  for (int i = static_cast<int>(blockIdx.x); i < shares; i += static_cast<int>(gridDim.x)) {
+    const Cut cut = reinterpret_cast<const Cut*>(p.plan + p.layout.cuts_at())[i / (kCombineShares * p.layout.tiles)];
+    combine_share(p, cut, i / kCombineShares % p.layout.tiles, i % kCombineShares);
   }
 }
 

@@ -32,7 +32,7 @@ struct Position {
   std::int32_t unit, page;
 };
 
-// A unit cut among several parts. Its pieces lie in slots 2 * first + 1, 2 * (first + 1), 2 * (first + 2), ...
+// A unit cut among several parts; pieces > 0. Its pieces lie in slots 2 * first + 1, 2 * (first + 1), 2 * (first + 2), ...
 struct Cut {
   std::int32_t unit, first, pieces, padding;
 };
@@ -44,7 +44,8 @@ struct PlanLayout {
   __host__ __device__ std::size_t units_at() const { return 0; }
   __host__ __device__ std::size_t cuts_at() const { return sizeof(Unit) * max_units; }
   __host__ __device__ std::size_t begins_at() const { return cuts_at() + sizeof(Cut) * parts; }
-  __host__ __device__ std::size_t costs_at() const { return begins_at() + sizeof(Position) * (parts + 1); }
+  __host__ __device__ std::size_t cut_count_at() const { return begins_at() + sizeof(Position) * (parts + 1); }
+  __host__ __device__ std::size_t costs_at() const { return cut_count_at() + sizeof(std::int32_t); }
   __host__ __device__ std::size_t bytes() const { return costs_at() + sizeof(std::int32_t) * (max_units + 1); }
 };
 
@@ -60,7 +61,9 @@ struct Params {
   const std::int32_t* block_table;
   std::int64_t block_table_stride;
   const std::uint64_t* tree_mask;
-  const unsigned char* cache;  // FP8 only
+  const unsigned char* cache;
+  int page_bytes;
+  int prefetch, evict;
   std::uint16_t* out;          // BF16
   std::int64_t out_stride;
   float* lse;
@@ -71,21 +74,18 @@ struct Params {
 };
 
 struct Maps {
-  CUtensorMap q_latent, q_rope, cache;  // cache: BF16 only
+  CUtensorMap q_latent, q_rope, cache;
 };
 
 struct alignas(1024) SharedMemory {
-  // The rope box of q moves to registers when a unit starts; then odd pages' probabilities take its place.
   std::uint16_t q[kBoxes][kBox];
   std::uint16_t k[2][kBoxes][kBox];
-  std::uint16_t p_even[kBox];
+  std::uint16_t p[kBox];
   float row_max[2][kTileRows];  // running, of even and odd pages
-  float row_sum[2][kTileRows];  // by math warpgroup
-  Mbarrier q_full, q_free, q_rope_full, q_rope_free;
+  float row_sum[2][2][kTileRows];  // of even and odd units, by math warpgroup
+  Mbarrier q_full, q_free;
   Mbarrier k_full[2][kBoxes], k_rope_free[2], k_half_free[2][2];
   Mbarrier p_ready[2];
-
-  __device__ std::uint16_t* p(int parity) { return parity ? q[kRopeBox] : p_even; }
 };
 static_assert(sizeof(SharedMemory) <= 232448);
 

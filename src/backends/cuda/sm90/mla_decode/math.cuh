@@ -57,7 +57,7 @@ __device__ __forceinline__ void store_fragment(const std::uint32_t* a, std::uint
                : "memory");
 }
 
-template <bool kPaired, int kOrder>
+template <int kOrder>
 struct MathWarpgroup {
   SharedMemory& s;
   const Params& p;
@@ -78,20 +78,14 @@ struct MathWarpgroup {
 
   __device__ __forceinline__ int row() const { return warp * 16 + lane / 4; }
 
+  // Every warp arrives: a wgmma that one warp has seen complete may still run for the others.
   __device__ __forceinline__ void release(Mbarrier* bar) const {
-    __syncwarp();
-    if constexpr (kPaired) {
-      if (lane < 2) mbarrier_arrive_cluster(bar, static_cast<std::uint32_t>(lane));
-    } else {
-      if (lane == 0) mbarrier_arrive(bar);
-    }
-  }
-  __device__ __forceinline__ void release_local(Mbarrier* bar) const {
     __syncwarp();
     if (lane == 0) mbarrier_arrive(bar);
   }
 
-  // Scores of boxes [from, to) of the page; box 8 comes first, from registers.
+  // Scores of latent boxes [from, to) in the order in which they arrive: this warpgroup's own half is free first.
+  // The rope box comes before all, its q from registers.
   __device__ __forceinline__ void issue_scores(int buffer, std::uint32_t parity, int from, int to, bool with_rope) {
     if (with_rope) {
       mbarrier_wait(&s.k_full[buffer][kRopeBox], parity);
@@ -100,13 +94,14 @@ struct MathWarpgroup {
       for (int step = 0; step < 4; ++step)
         wgmma_bf16_n64_rs_nt(score, q_rope + step * 4, k + step * 2, step != 0);
     }
-    const std::uint64_t q = wgmma_desc_k_major(s.q[0]), k = wgmma_desc_k_major(s.k[buffer][0]);
 #pragma unroll
-    for (int box = from; box < to; ++box) {
+    for (int i = from; i < to; ++i) {
+      const int box = (i % 4) + 4 * ((i / 4) ^ wg);
+      const std::uint64_t q = wgmma_desc_k_major(s.q[box]), k = wgmma_desc_k_major(s.k[buffer][box]);
       mbarrier_wait(&s.k_full[buffer][box], parity);
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
-        const int offset = box * (kBox * 2 >> 4) + step * 2;
+        const int offset = step * 2;
         wgmma_bf16_n64_ss_nt(score, q + offset, k + offset, true);
       }
     }
@@ -143,7 +138,7 @@ struct MathWarpgroup {
     rescale(before);
     wgmma_hold(o);
     wgmma_fence();
-    const std::uint64_t a = wgmma_desc_k_major(s.p(buffer)), v = values(buffer);
+    const std::uint64_t a = wgmma_desc_k_major(s.p), v = values(buffer);
 #pragma unroll
     for (int step = 0; step < 4; ++step)
       wgmma_bf16_n256_ss_nn(o, a + step * 2, v + step * 128, started || step != 0);
@@ -225,11 +220,11 @@ struct MathWarpgroup {
       prob[i / 2] = pack_bf16(score[i], score[i + 1]);
       prob[i / 2 + 1] = pack_bf16(score[i + 2], score[i + 3]);
     }
-    const std::uint32_t base = smem_address(s.p(buffer));
+    const std::uint32_t base = smem_address(s.p);
 #pragma unroll
     for (int step = 0; step < 4; ++step) store_fragment(prob + step * 4, base + fragment_offset(warp, lane, step));
     fence_proxy_async_smem();
-    release_local(&s.p_ready[buffer]);
+    release(&s.p_ready[buffer]);
   }
 
   __device__ __forceinline__ void add_row_sums() {
@@ -247,43 +242,25 @@ struct MathWarpgroup {
     wgmma_hold(score);
     wgmma_hold(q_rope);
     wgmma_fence();
-    if constexpr (kOrder == 1) {
-      if (follows) issue_other(count - 1);
-      issue_scores(buffer, parity, 0, 8, true);
-      wgmma_commit();
-    } else if constexpr (kOrder == 2) {
-      issue_scores(buffer, parity, 0, 4, true);
-      wgmma_commit();
-      if (follows) issue_other(count - 1);
-      issue_scores(buffer, parity, 4, 8, false);
-      wgmma_commit();
-    } else {
-      issue_scores(buffer, parity, 0, 8, true);
-      wgmma_commit();
-      if (follows) issue_other(count - 1);
-    }
-    bool other_pending = follows;
-    if constexpr (kOrder == 0) {
-      if (!follows) wgmma_commit();
-      wgmma_wait<1>();
-    } else {
-      wgmma_wait<1>();
-      if (follows) release(&s.k_half_free[buffer ^ 1][wg]);
-      other_pending = false;
-      wgmma_wait<0>();
-    }
+    // The other's last page goes between: it frees that page's buffer, and its probabilities are about to come.
+    issue_scores(buffer, parity, 0, kOrder, true);
+    wgmma_commit();
+    if (follows) issue_other(count - 1);
+    issue_scores(buffer, parity, kOrder, 8, false);
+    wgmma_commit();
+    wgmma_wait<1>();
+    if (follows) release(&s.k_half_free[buffer ^ 1][wg]);
+    wgmma_wait<0>();
     wgmma_hold(score);
     release(&s.k_rope_free[buffer]);
-    if (last_own) release_local(&s.q_free);
+    if (last_own) release(&s.q_free);
 
     const int end = (page + 1) * kPage;
     if (end > first_limit) mask(unit, page);
     if (end > unit.context) clear_tail(buffer, unit.context - page * kPage);
     const float before[2] = {row_max[0], row_max[1]};
     softmax(buffer);
-    if constexpr (kOrder == 0) wgmma_wait<0>();
     wgmma_hold(o);
-    if (other_pending) release(&s.k_half_free[buffer ^ 1][wg]);
     rescale(before);
     issue_own(buffer);
     add_row_sums();
@@ -303,19 +280,12 @@ struct MathWarpgroup {
       row_sum[0] = row_sum[1] = 0;
       started = false;
 
-      mbarrier_wait(&s.q_rope_full, units_done & 1);
+      mbarrier_wait(&s.q_full, units_done & 1);
 #pragma unroll
       for (int step = 0; step < 4; ++step)
         load_fragment(q_rope + step * 4, smem_address(s.q[kRopeBox]) + fragment_offset(warp, lane, step));
-      // The odd warpgroup writes probabilities there once the even one has read it too.
-      if (wg == 0)
-        named_barrier_arrive(3, 256);
-      else
-        named_barrier_sync(3, 256);
-      mbarrier_wait(&s.q_full, units_done & 1);
-
       int i = static_cast<int>((pages_done ^ static_cast<std::uint32_t>(wg)) & 1);
-      if (i >= n) release_local(&s.q_free);
+      if (i >= n) release(&s.q_free);
       for (; i < n; i += 2)
         own_page(unit, first + i, first_limit, i > 0, i + 2 >= n, pages_done + static_cast<std::uint32_t>(i));
       pages_done += static_cast<std::uint32_t>(n);
@@ -326,23 +296,22 @@ struct MathWarpgroup {
         wgmma_hold(o);
         release(&s.k_half_free[(pages_done - 1) & 1][wg]);
       }
-      release_local(&s.q_rope_free);
-      finish(unit, u, first > 0 || last < unit.pages);
+      finish(unit, u, static_cast<int>(units_done & 1), first > 0 || last < unit.pages);
     }
   }
 
-  __device__ __forceinline__ void finish(const Unit& unit, int u, bool partial) {
+  __device__ __forceinline__ void finish(const Unit& unit, int u, int parity, bool partial) {
     const int r0 = row();
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       row_sum[r] = quad_sum(row_sum[r]);
-      if ((lane & 3) == 0) s.row_sum[wg][r0 + r * 8] = row_sum[r];
+      if ((lane & 3) == 0) s.row_sum[parity][wg][r0 + r * 8] = row_sum[r];
     }
-    named_barrier_sync(4, 256);
+    named_barrier_sync(3, 256);
     float inverse[2], lse[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float sum = s.row_sum[0][r0 + r * 8] + s.row_sum[1][r0 + r * 8];
+      const float sum = s.row_sum[parity][0][r0 + r * 8] + s.row_sum[parity][1][r0 + r * 8];
       inverse[r] = sum > 0 ? 1 / sum : 0;
       lse[r] = sum > 0 ? row_max[r] + log2f(sum) : -INFINITY;
     }

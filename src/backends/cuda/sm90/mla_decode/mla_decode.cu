@@ -2,77 +2,64 @@
 
 #include "backends/cuda/prim/tensor_map.h"
 #include "backends/cuda/sm90/mla_decode/combine.cuh"
-#include "backends/cuda/sm90/mla_decode/load.cuh"
+#include "backends/cuda/sm90/mla_decode/load_fp8.cuh"
 #include "backends/cuda/sm90/mla_decode/math.cuh"
 #include "backends/cuda/sm90/mla_decode/plan.h"
-#include "backends/cuda/sm90/mla_decode/variant.h"
 #include <cstdlib>
 
 namespace trireme::cuda {
 namespace mla {
 namespace {
 
-constexpr int kThreads = 384;  // two math warpgroups, then one that loads
+constexpr int kThreads = 384;        // two math warpgroups, then one that loads
+constexpr int kCombineCtasEach = 4;  // of a multiprocessor
 
-template <bool kPaired>
+template <bool kFp8>
 __device__ void init_barriers(SharedMemory& s) {
-  constexpr int kCtas = kPaired ? 2 : 1;
   mbarrier_init(&s.q_full, 1);
-  mbarrier_init(&s.q_rope_full, 1);
-  mbarrier_init(&s.q_free, 8);
-  mbarrier_init(&s.q_rope_free, 8);
+  mbarrier_init(&s.q_free, 8);  // math warps
   for (int b = 0; b < 2; ++b) {
-    for (int box = 0; box < kBoxes; ++box) mbarrier_init(&s.k_full[b][box], 1);
-    mbarrier_init(&s.k_rope_free[b], 4 * kCtas);
-    for (int h = 0; h < 2; ++h) mbarrier_init(&s.k_half_free[b][h], 4 * kCtas);
+    for (int box = 0; box < kBoxes; ++box) mbarrier_init(&s.k_full[b][box], kFp8 && box != kRopeBox ? 4 : 1);
+    mbarrier_init(&s.k_rope_free[b], 4);
+    for (int h = 0; h < 2; ++h) mbarrier_init(&s.k_half_free[b][h], 4);
     mbarrier_init(&s.p_ready[b], 4);
   }
   fence_mbarrier_init();
 }
 
-template <bool kPaired, int kOrder>
+template <bool kFp8, int kOrder>
 __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_constant__ Params p,
                                                              const __grid_constant__ Maps maps) {
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   SharedMemory& s = *reinterpret_cast<SharedMemory*>(shared_bytes);
-  if (threadIdx.x == 0) init_barriers<kPaired>(s);
-  if constexpr (kPaired)
-    cluster_sync();
-  else
-    __syncthreads();
+  if (threadIdx.x == 0) init_barriers<kFp8>(s);
+  __syncthreads();
   grid_dependency_wait();
   grid_launch_dependents();
 
   const Part part = make_part(p);
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
   if (warpgroup == 2) {
-    register_limit_decrease<24>();
-    if (threadIdx.x == 256) load_pages<kPaired>(s, p, maps, part);
+    register_limit_decrease<kFp8 ? 72 : 24>();
+    if constexpr (kFp8)
+      load_pages_fp8(s, p, maps, part, static_cast<int>(threadIdx.x) % 128);
+    else if (threadIdx.x == 256)
+      load_pages(s, p, maps, part);
   } else {
-    register_limit_increase<240>();
-    MathWarpgroup<kPaired, kOrder> math(s, p, part, warpgroup, static_cast<int>(threadIdx.x) % 128);
+    register_limit_increase<kFp8 ? 216 : 240>();
+    MathWarpgroup<kOrder> math(s, p, part, warpgroup, static_cast<int>(threadIdx.x) % 128);
     math.run();
   }
-  if constexpr (kPaired) cluster_sync();
 }
 
-template <bool kPaired, int kOrder>
+template <bool kFp8, int kOrder>
 cudaError_t launch(const Params& p, const Maps& maps, cudaStream_t stream) {
-  constexpr auto kernel = decode_kernel<kPaired, kOrder>;
+  constexpr auto kernel = decode_kernel<kFp8, kOrder>;
   static const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                          static_cast<int>(sizeof(SharedMemory)));
   if (raised != cudaSuccess) return raised;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {kPaired ? 2u : 1u, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(p.layout.parts * p.layout.tiles));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = sizeof(SharedMemory);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, p, maps);
+  kernel<<<static_cast<unsigned>(p.layout.parts * p.layout.tiles), kThreads, sizeof(SharedMemory), stream>>>(p, maps);
+  return cudaGetLastError();
 }
 
 cudaError_t launch_combine(const Params& p, cudaStream_t stream) {
@@ -80,7 +67,7 @@ cudaError_t launch_combine(const Params& p, cudaStream_t stream) {
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(p.layout.parts * p.layout.tiles * kCombineCtas));
+  config.gridDim = dim3(static_cast<unsigned>(p.layout.parts * p.layout.tiles * kCombineCtasEach));
   config.blockDim = dim3(kCombineThreads);
   config.stream = stream;
   config.attrs = &attribute;
@@ -100,10 +87,12 @@ cudaError_t encode_maps(const MlaDecodeArgs& a, Maps& maps) {
                                         64, MapSwizzle::b128),
                              &map);
   };
+  const int token_columns = a.cache_type == MlaCache::fp8 ? kFp8TokenColumns : kLatent + kRope;
   cudaError_t e = encode(a.q_latent, rows, kLatent, a.q_latent_stride, maps.q_latent);
   if (e == cudaSuccess) e = encode(a.q_rope, rows, kRope, a.q_rope_stride, maps.q_rope);
-  if (e == cudaSuccess && a.cache_type == MlaCache::bf16)
-    e = encode(a.cache, static_cast<std::uint64_t>(a.blocks) * kPage, kLatent + kRope, kLatent + kRope, maps.cache);
+  if (e == cudaSuccess)
+    e = encode(a.cache, static_cast<std::uint64_t>(a.blocks) * kPage, static_cast<std::uint64_t>(token_columns),
+               token_columns, maps.cache);
   return e;
 }
 
@@ -141,12 +130,17 @@ cudaError_t mla_decode(const MlaDecodeArgs& a, cudaStream_t stream) {
   p.heads = a.shape.heads;
   p.rows = a.shape.tokens * a.shape.heads;
 
-  const bool paired = p.layout.tiles == 2 && g_mla_variant < 10;
+  p.page_bytes = kPage * (a.cache_type == MlaCache::fp8 ? kFp8Token : (kLatent + kRope) * 2);
+  // variant: order + 10 * prefetch + 1000 * normal hint
+  p.prefetch = g_mla_variant / 10 % 10;
+  p.evict = g_mla_variant / 1000 == 0;
   cudaError_t e = cudaSuccess;
-  switch (g_mla_variant % 10) {
-    case 0: e = paired ? launch<true, 0>(p, maps, stream) : launch<false, 0>(p, maps, stream); break;
-    case 1: e = paired ? launch<true, 1>(p, maps, stream) : launch<false, 1>(p, maps, stream); break;
-    default: e = paired ? launch<true, 2>(p, maps, stream) : launch<false, 2>(p, maps, stream); break;
+  if (a.cache_type == MlaCache::fp8) e = launch<true, 4>(p, maps, stream);
+  else switch (g_mla_variant % 10) {
+    case 0: e = launch<false, 0>(p, maps, stream); break;
+    case 2: e = launch<false, 2>(p, maps, stream); break;
+    case 4: e = launch<false, 4>(p, maps, stream); break;
+    default: e = launch<false, 8>(p, maps, stream); break;
   }
   if (e != cudaSuccess || a.shape.split == MlaSplit::never) return e;
   return launch_combine(p, stream);

@@ -36,7 +36,7 @@ void bench(const char* name, int seqs, int context, int heads, int query, bool f
   const float us = median_us(21, flush.get(), kFlush, [&] { MLA_CUDA(mla_decode(d.args, nullptr)); });
   const double flops = 2.0 * seqs * query * heads * context * (576 + 512);
   const double bytes = static_cast<double>(seqs) * context * (fp8 ? 656 : 1152);
-  std::printf("v%-2d %-28s %8.1f us  %6.1f TFLOPS  %5.2f TB/s  plan %.1f us\n", g_mla_variant, name, us,
+  std::printf("%s v%-4d %-28s %8.1f us  %6.1f TFLOPS  %5.2f TB/s  plan %.1f us\n", fp8 ? "fp8 " : "bf16", g_mla_variant, name, us,
               flops / us * 1e-6, bytes / us * 1e-6, plan);
   std::fflush(stdout);
 }

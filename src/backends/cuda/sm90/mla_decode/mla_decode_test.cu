@@ -125,6 +125,16 @@ TEST_F(MlaDecode, LargeScoresRescale) {
   }
 }
 
+TEST_F(MlaDecode, Fp8Cache) {
+  const std::uint32_t seed = fresh_seed();
+  for (const int heads : {1, 16, 128}) {
+    DeviceBatch d(Batch({{1, 1}, {63, 1}, {64, 1}, {65, 2}, {0, 1}, {1500, 1}, {8193, 2}, {129, 5}, {70, 64}}, heads,
+                        seed),
+                  true, 0.3f, seed);
+    check(d);
+  }
+}
+
 TEST_F(MlaDecode, TreeMask) {
   const std::uint32_t seed = fresh_seed();
   std::mt19937_64 rng(seed);

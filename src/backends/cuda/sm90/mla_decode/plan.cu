@@ -1,5 +1,6 @@
-// Divides a step's pages among the parts: every part gets an equal run of the line of all units' pages, a unit
-// counting some pages more for its start and end. One CTA, once a step.
+// Divides a step's pages among the parts: successive units, laid on a line, a unit counting some pages more
+// than it has for its start and end. Units stay whole where that costs little; otherwise the line is cut at equal
+// distances. One CTA, once a step.
 #include "backends/cuda/sm90/mla_decode/plan.h"
 
 namespace trireme::cuda {
@@ -9,6 +10,8 @@ namespace {
 constexpr int kThreads = 1024;
 constexpr int kUnitOverhead = 4;  // pages' worth of time that starting and ending a unit takes
 constexpr int kLeastShare = 6;    // of a part: shorter pieces cost more to merge than they save
+constexpr int kLeastPiece = 1;    // pages of a unit that a part takes up at its end
+constexpr int kWholeSlack = 9;    // pages by which a part may exceed the mean where that saves all cuts
 
 // Exclusive prefix sum over the block; total is the sum over all threads.
 __device__ int block_scan(int value, int* warp_sums, int& total) {
@@ -71,9 +74,67 @@ __device__ Unit make_unit(const PlanParams& p, int seq, int index) {
   return u;
 }
 
+// The units of a step in a row; one warp deals them out.
+struct Line {
+  const int* costs;  // [units + 1] exclusive prefix sums
+  int units, parts;
+
+  // The first unit from `unit` on that starts beyond x, or `units`.
+  __device__ int first_beyond(int unit, int x) const {
+    const int lane = static_cast<int>(threadIdx.x);
+    for (;; unit += 32) {
+      const unsigned beyond = __ballot_sync(~0u, unit + lane >= units || costs[unit + lane] > x);
+      if (beyond != 0) return min(units, unit + __ffs(static_cast<int>(beyond)) - 1);
+    }
+  }
+
+  // Gives every part whole units of at most `limit`; false if they are not enough.
+  __device__ bool deal_whole(Position* begins, int limit) const {
+    int unit = 0;
+    for (int part = 0; part < parts; ++part) {
+      if (threadIdx.x == 0) begins[part] = {unit, 0};
+      if (unit == units) continue;
+      const int next = first_beyond(unit, costs[unit] + limit);
+      unit = next == units && costs[units] - costs[unit] <= limit ? units : next - 1;
+    }
+    if (threadIdx.x == 0) begins[parts] = {units, 0};
+    return unit == units;
+  }
+
+  // Gives every part pages worth `budget`; the cuts, and how many. REQUIRES: budget exceeds the mean by a unit's
+  // overhead and the least piece.
+  __device__ int deal_cut(Position* begins, Cut* cuts, int budget) const {
+    Position at{0, 0};
+    Cut cut{-1, 0, 0, 0};
+    int count = 0;
+    for (int part = 0; part < parts; ++part) {
+      if (threadIdx.x == 0) begins[part] = at;
+      if (at.unit == units) continue;
+      const int end = costs[at.unit] + at.page + budget;
+      const int last = first_beyond(at.unit, end) - 1;
+      const int pages = costs[last + 1] - costs[last] - kUnitOverhead;
+      int page = end - costs[last] - kUnitOverhead;
+      if (page >= pages - kLeastPiece)
+        at = {last + 1, 0};
+      else if (page < kLeastPiece)
+        at = {last, 0};
+      else
+        at = {last, page};
+      if (at.page == 0) continue;
+      if (cut.unit != at.unit) cut = {at.unit, part, 1, 0}, ++count;
+      ++cut.pieces;
+      if (threadIdx.x == 0) cuts[count - 1] = cut;
+    }
+    if (threadIdx.x == 0) begins[parts] = {units, 0};
+    return count;
+  }
+};
+
 __global__ __launch_bounds__(kThreads, 1) void plan_kernel(const PlanParams p, bool tree) {
   __shared__ int unit_start[kMlaDecodeMaxSeqs];
   __shared__ int warp_sums[kThreads / 32];
+  __shared__ int largest;
+  if (threadIdx.x == 0) largest = 0;
   Unit* const units = reinterpret_cast<Unit*>(p.plan + p.layout.units_at());
   Cut* const cuts = reinterpret_cast<Cut*>(p.plan + p.layout.cuts_at());
   Position* const begins = reinterpret_cast<Position*>(p.plan + p.layout.begins_at());
@@ -115,36 +176,23 @@ __global__ __launch_bounds__(kThreads, 1) void plan_kernel(const PlanParams p, b
     if (u >= total_units) break;
     costs[u] = line;
     line += units[u].pages + kUnitOverhead;
+    atomicMax(&largest, units[u].pages + kUnitOverhead);
   }
+  if (tid == 0) costs[total_units] = total_cost;
   __syncthreads();
 
+  if (tid >= 32) return;
   const int share = max((total_cost + p.layout.parts - 1) / p.layout.parts, kLeastShare);
-  for (int part = tid; part <= p.layout.parts; part += kThreads) {
-    const int x = part * share;
-    Position b{total_units, 0};
-    if (x < total_cost) {
-      b.unit = find_last(costs, total_units, x);
-      const int pages = units[b.unit].pages;
-      b.page = max(0, x - costs[b.unit] - kUnitOverhead);
-      if (p.never_split) b.page = 2 * (x - costs[b.unit]) < pages + kUnitOverhead ? 0 : pages;
-      if (b.page >= pages - (pages > 8 ? 1 : 0)) b = {b.unit + 1, 0};
-      if (b.page == 1 && pages > 8) b.page = 0;
-    }
-    begins[part] = b;
+  const Line l{costs, total_units, p.layout.parts};
+  int cut_count = 0;
+  int limit = share + kWholeSlack;
+  if (p.never_split) {
+    limit = max(share, largest);
+    while (!l.deal_whole(begins, limit)) limit += max(limit / 16, 1);
+  } else if (!l.deal_whole(begins, limit)) {
+    cut_count = l.deal_cut(begins, cuts, share + kUnitOverhead + kLeastPiece);
   }
-  __syncthreads();
-
-  for (int part = tid; part < p.layout.parts; part += kThreads) {
-    const Position b = begins[part];
-    Cut cut{b.unit, part - 1, 0, 0};
-    const bool inside = b.page > 0;
-    const bool follows = part > 0 && begins[part - 1].unit == b.unit && begins[part - 1].page > 0;
-    if (inside && !follows) {
-      cut.pieces = 2;
-      while (part + cut.pieces - 1 < p.layout.parts && begins[part + cut.pieces - 1].unit == b.unit) ++cut.pieces;
-    }
-    cuts[part] = cut;
-  }
+  if (tid == 0) *reinterpret_cast<std::int32_t*>(p.plan + p.layout.cut_count_at()) = cut_count;
 }
 
 }  // namespace

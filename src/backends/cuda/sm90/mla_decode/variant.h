@@ -1,1 +1,0 @@
-namespace trireme::cuda { extern int g_mla_variant; }
