@@ -89,43 +89,6 @@ TEST_F(AttentionOnGpu, GenericExpandedMlaAgreesWithTheFormula) {
   }
 }
 
-// A cache of latents in BF16, or as bytes in FP8, and the values that it stands for.
-struct LatentCache {
-  int latent, rope;
-  std::vector<char> bytes;
-  std::vector<float> values;  // [slots, latent + rope]
-  LatentCache(Rng& rng, const Ragged& b, int l, int r, bool fp8) : latent(l), rope(r) {
-    const std::vector<Bf16> plain = b.cache(rng, l + r);
-    for (const Bf16 x : plain) values.push_back(value(x));
-    if (!fp8) {
-      const char* p = reinterpret_cast<const char*>(plain.data());
-      bytes.assign(p, p + plain.size() * sizeof(Bf16));
-      return;
-    }
-    const std::size_t width = static_cast<std::size_t>(l + r), scales = static_cast<std::size_t>(l / 128);
-    const std::size_t token = static_cast<std::size_t>(l + 2 * r) + 4 * scales, slots = plain.size() / width;
-    bytes.resize(slots * token);
-    for (std::size_t t = 0; t < slots; ++t) {
-      char* at = bytes.data() + t * token;
-      for (std::size_t g = 0; g < scales; ++g) {
-        const float scale =
-            std::isnan(values[t * width]) ? NAN : std::uniform_real_distribution<float>(0.005f, 0.02f)(rng);
-        std::memcpy(at + l + 4 * static_cast<int>(g), &scale, 4);
-        for (std::size_t i = g * 128; i < (g + 1) * 128; ++i) {
-          const __nv_fp8_e4m3 code(values[t * width + i] * 100);
-          std::memcpy(at + i, &code, 1);
-          values[t * width + i] = static_cast<float>(code) * scale;
-        }
-      }
-      std::memcpy(at + l + 4 * static_cast<int>(scales), &plain[t * width + static_cast<std::size_t>(l)],
-                  static_cast<std::size_t>(2 * r));
-    }
-  }
-  double at(std::int64_t slot, int i) const {
-    return static_cast<double>(values[static_cast<std::size_t>(slot * (latent + rope) + i)]);
-  }
-};
-
 TEST_F(AttentionOnGpu, GenericAbsorbedMlaAndGatherAgreeWithTheFormulaInBf16AndFp8) {
   const Ragged b(rng, kMixed);
   const RaggedOnDevice d(b);
