@@ -5,16 +5,19 @@
 namespace trireme::cuda {
 
 // A CTA computes bm x bn of the output; `cluster` CTAs beside each other in n share the rows of x that they
-// load.
+// load, or `split` CTAs share the K of one tile.
 struct GemmTile {
-  int bm, bn, cluster;
+  int bm, bn, cluster, split = 1;
 };
 
-// The variants of each kind; an index into these is a `variant`. Every variant adds the products of a row in
-// the same order, so a row's result does not depend on the variant either.
+// The variants of each kind; an index into these is a `variant`. All with split 1 add the products of a row
+// in the same order, so a row's result does not depend on which of those ran; each of the others has an order
+// of its own.
 inline constexpr GemmTile kFp8Tiles[] = {
-    {128, 128, 1}, {128, 128, 2}, {256, 128, 1}, {256, 128, 2}, {64, 256, 1},  {64, 256, 2},
-    {64, 128, 1},  {64, 128, 2},  {64, 64, 1},   {64, 64, 2},   {128, 192, 1}, {128, 192, 2},
+    {128, 128, 1},    {128, 128, 2},    {256, 128, 1},    {256, 128, 2},   {64, 256, 1},    {64, 256, 2},
+    {64, 128, 1},     {64, 128, 2},     {64, 64, 1},      {64, 64, 2},     {128, 192, 1},   {128, 192, 2},
+    {128, 128, 1, 2}, {128, 128, 1, 3}, {128, 128, 1, 4}, {64, 256, 1, 2}, {64, 256, 1, 3}, {64, 256, 1, 4},
+    {64, 128, 1, 2},  {64, 128, 1, 3},  {64, 128, 1, 4},  {64, 128, 1, 7},
 };
 inline constexpr GemmTile kBf16Tiles[] = {
     {128, 128, 1}, {128, 128, 2}, {128, 256, 1}, {128, 256, 2}, {64, 128, 1}, {64, 128, 2},

@@ -9,14 +9,19 @@ namespace {
 
 struct Kernel {
   int bm, bn;
+  bool split;
   cudaError_t (*launch)(const GemmLaunch&);
 };
 constexpr Kernel kFp8Kernels[] = {
-    {256, 128, launch_fp8_256x128}, {128, 192, launch_fp8_128x192}, {128, 128, launch_fp8_128x128},
-    {64, 256, launch_fp8_64x256},   {64, 128, launch_fp8_64x128},   {64, 64, launch_fp8_64x64},
+    {256, 128, false, launch_fp8_256x128},      {128, 192, false, launch_fp8_128x192},
+    {128, 128, false, launch_fp8_128x128},      {64, 256, false, launch_fp8_64x256},
+    {64, 128, false, launch_fp8_64x128},        {64, 64, false, launch_fp8_64x64},
+    {128, 128, true, launch_fp8_128x128_split}, {64, 256, true, launch_fp8_64x256_split},
+    {64, 128, true, launch_fp8_64x128_split},
 };
-constexpr Kernel kBf16Kernels[] = {
-    {128, 256, launch_bf16_128x256}, {128, 128, launch_bf16_128x128}, {64, 128, launch_bf16_64x128}};
+constexpr Kernel kBf16Kernels[] = {{128, 256, false, launch_bf16_128x256},
+                                   {128, 128, false, launch_bf16_128x128},
+                                   {64, 128, false, launch_bf16_64x128}};
 
 // What the two kinds have in common, with K in bytes.
 struct Problem {
@@ -105,8 +110,8 @@ cudaError_t start(const Problem& p, bool fp8, int variant, GemmLaunch& l) {
   if (e == cudaSuccess && fp8) {
     e = encode_tensor_map(
         matrix_map(p.x_scale, MapType::f32, static_cast<std::uint64_t>(blocks(p.k_bytes, 128)), rows,
-                   static_cast<std::uint64_t>(p.x_scale_stride) * 4, 1, static_cast<std::uint32_t>(tile.bm),
-                   MapSwizzle::none),
+                   static_cast<std::uint64_t>(p.x_scale_stride) * 4, 1,
+                   static_cast<std::uint32_t>(scale_box(tile.bm)), MapSwizzle::none),
         &l.scale);
   }
   if (e != cudaSuccess) return e;
@@ -121,16 +126,19 @@ cudaError_t start(const Problem& p, bool fp8, int variant, GemmLaunch& l) {
   g.k_blocks = static_cast<int>(blocks(p.k_bytes, 128));
   g.out_stride = p.out_stride;
   g.cluster = tile.cluster;
+  g.split = tile.split < g.k_blocks ? tile.split : g.k_blocks;
   g.group_m = 2048 / tile.bm;
   const std::int64_t tiles = most_row_blocks(p.rows, tile.bm) * blocks(p.n, tile.bn * tile.cluster);
-  const std::int64_t clusters = sms / tile.cluster;
-  l.ctas = static_cast<int>(tiles < clusters ? tiles : clusters) * tile.cluster;
+  const int in_cluster = tile.cluster * g.split;
+  const std::int64_t clusters = sms / in_cluster;
+  l.ctas = static_cast<int>(tiles < clusters ? tiles : clusters) * in_cluster;
   if (l.ctas == 0) return cudaErrorInvalidValue;
   const Kernel* kernels = fp8 ? kFp8Kernels : kBf16Kernels;
   const int count = fp8 ? static_cast<int>(sizeof(kFp8Kernels) / sizeof(Kernel))
                         : static_cast<int>(sizeof(kBf16Kernels) / sizeof(Kernel));
   for (int i = 0; i < count; ++i) {
-    if (kernels[i].bm == tile.bm && kernels[i].bn == tile.bn) return kernels[i].launch(l);
+    if (kernels[i].bm == tile.bm && kernels[i].bn == tile.bn && kernels[i].split == (tile.split > 1))
+      return kernels[i].launch(l);
   }
   return cudaErrorInvalidValue;
 }

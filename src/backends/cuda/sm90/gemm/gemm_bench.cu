@@ -87,9 +87,9 @@ class Bench {
     const double rows = static_cast<double>(c_.experts) * c_.m;
     const double bytes = static_cast<double>(w_.bytes()) + rows * (c_.k * sizeof(T) + 2.0 * c_.n);
     const GemmTile tile = c_.fp8 ? kFp8Tiles[variant] : kBf16Tiles[variant];
-    std::printf("%-32s v%-2d %3dx%3d c%d %8.1f us %7.0f TFLOPS %5.2f TB/s (min %.1f)\n", c_.name, variant,
-                tile.bm, tile.bn, tile.cluster, t, 2.0 * rows * c_.n * c_.k / t * 1e-6, bytes / t * 1e-6,
-                static_cast<double>(us.front()));
+    std::printf("%-32s v%-2d %3dx%3d c%d s%d %8.1f us %7.0f TFLOPS %5.2f TB/s (min %.1f)\n", c_.name, variant,
+                tile.bm, tile.bn, tile.cluster, tile.split, t, 2.0 * rows * c_.n * c_.k / t * 1e-6,
+                bytes / t * 1e-6, static_cast<double>(us.front()));
     std::fflush(stdout);
     cudaEventDestroy(begin);
     cudaEventDestroy(end);

@@ -8,7 +8,7 @@ namespace trireme::cuda {
 struct GemmLaunch {
   CUtensorMap x, w, scale;
   GemmParams params;
-  int ctas;  // a multiple of params.cluster
+  int ctas;  // a multiple of params.cluster * params.split
   cudaStream_t stream;
 };
 
@@ -21,7 +21,7 @@ cudaError_t launch_gemm(const GemmLaunch& l) {
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
   attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = static_cast<unsigned>(l.params.cluster);
+  attributes[1].val.clusterDim.x = static_cast<unsigned>(l.params.cluster * l.params.split);
   attributes[1].val.clusterDim.y = 1;
   attributes[1].val.clusterDim.z = 1;
   cudaLaunchConfig_t config = {};
@@ -40,6 +40,9 @@ cudaError_t launch_fp8_128x128(const GemmLaunch&);
 cudaError_t launch_fp8_64x256(const GemmLaunch&);
 cudaError_t launch_fp8_64x128(const GemmLaunch&);
 cudaError_t launch_fp8_64x64(const GemmLaunch&);
+cudaError_t launch_fp8_128x128_split(const GemmLaunch&);
+cudaError_t launch_fp8_64x256_split(const GemmLaunch&);
+cudaError_t launch_fp8_64x128_split(const GemmLaunch&);
 cudaError_t launch_bf16_128x256(const GemmLaunch&);
 cudaError_t launch_bf16_128x128(const GemmLaunch&);
 cudaError_t launch_bf16_64x128(const GemmLaunch&);

@@ -6,6 +6,7 @@
 #include "backends/cuda/prim/mbarrier.cuh"
 #include "backends/cuda/prim/wgmma_f8.cuh"
 #include "backends/cuda/sm90/gemm/epilogue.cuh"
+#include "backends/cuda/sm90/gemm/split_k.cuh"
 #include "backends/cuda/sm90/gemm/tile_walk.cuh"
 
 namespace trireme::cuda {
@@ -31,13 +32,13 @@ struct WeightScales {
   int k_blocks;
   float now[2], next[2];
 
-  __device__ void begin(const GemmParams& p, int expert, int col) {
+  __device__ void begin(const GemmParams& p, int expert, int col, const KSlice& k) {
     const int blocks = (p.n + 127) / 128;
-    const float* all = p.w_scale + static_cast<std::int64_t>(expert) * blocks * p.w_scale_stride;
+    const float* all = p.w_scale + static_cast<std::int64_t>(expert) * blocks * p.w_scale_stride + k.first;
     const int first = min(col / 128, blocks - 1);
     row[0] = all + static_cast<std::int64_t>(first) * p.w_scale_stride;
     row[1] = all + static_cast<std::int64_t>(min(first + 1, blocks - 1)) * p.w_scale_stride;
-    k_blocks = p.k_blocks;
+    k_blocks = k.count;
     load(0);
   }
   __device__ void load(int from) {
@@ -69,16 +70,16 @@ class Fp8Loop {
   using Acc = float[C::kMi][C::kWn / 2];
   using Part = float[C::kPartN / 2];
 
-  __device__ Fp8Loop(Acc& acc, const GemmParams& p, const GemmSmem<C>& smem, RingPlace<C::kStages>& at,
-                     WeightScales& scales, const MathPlace& place)
-      : acc_(acc), p_(p), smem_(smem), at_(at), scales_(scales), place_(place) {
+  __device__ Fp8Loop(Acc& acc, const GemmParams& p, int k_blocks, const GemmSmem<C>& smem,
+                     RingPlace<C::kStages>& at, WeightScales& scales, const MathPlace& place)
+      : acc_(acc), p_(p), k_blocks_(k_blocks), smem_(smem), at_(at), scales_(scales), place_(place) {
     row_ = place.row + place.scale_row + static_cast<int>(threadIdx.x) % 128 / 32 * 16 +
            static_cast<int>(threadIdx.x) % 32 / 4;
   }
 
   __device__ void run() {
     int kb = 0;
-    for (; kb + kSteps <= p_.k_blocks; kb += kSteps) {
+    for (; kb + kSteps <= k_blocks_; kb += kSteps) {
       Part even, odd;
       begin_step(scale_);
       issue(even, 0);
@@ -88,7 +89,7 @@ class Fp8Loop {
       release_stage(done, p_.cluster);
       add(odd, C::kParts - 1);
     }
-    for (; kb < p_.k_blocks; ++kb) alone();
+    for (; kb < k_blocks_; ++kb) alone();
   }
 
  private:
@@ -200,6 +201,7 @@ class Fp8Loop {
 
   Acc& acc_;
   const GemmParams& p_;
+  const int k_blocks_;
   const GemmSmem<C>& smem_;
   RingPlace<C::kStages>& at_;
   WeightScales& scales_;
@@ -212,10 +214,10 @@ class Fp8Loop {
 
 template <class C>
 __device__ __forceinline__ void multiply_bf16(float (&acc)[C::kMi][C::kWn / 2], const GemmParams& p,
-                                              const GemmSmem<C>& smem, RingPlace<C::kStages>& at, int wg_row,
-                                              int wg_col) {
+                                              int k_blocks, const GemmSmem<C>& smem,
+                                              RingPlace<C::kStages>& at, int wg_row, int wg_col) {
   Mbarrier* last = nullptr;
-  for (int kb = 0; kb < p.k_blocks; ++kb, at.advance()) {
+  for (int kb = 0; kb < k_blocks; ++kb, at.advance()) {
     mbarrier_wait(&smem.full[at.stage], at.parity);
     const std::uint64_t w =
         wgmma_operand(smem_address(smem.w + at.stage * C::kWBytes + wg_col * C::kRowBytes));
@@ -237,26 +239,28 @@ __device__ __forceinline__ void multiply_bf16(float (&acc)[C::kMi][C::kWn / 2], 
 }
 
 template <class C>
-__device__ __forceinline__ void skip(const GemmParams& p, const GemmSmem<C>& smem,
+__device__ __forceinline__ void skip(const GemmParams& p, int k_blocks, const GemmSmem<C>& smem,
                                      RingPlace<C::kStages>& at) {
-  for (int kb = 0; kb < p.k_blocks; ++kb, at.advance()) {
+  for (int kb = 0; kb < k_blocks; ++kb, at.advance()) {
     mbarrier_wait(&smem.full[at.stage], at.parity);
     release_stage(&smem.empty[at.stage], p.cluster);
   }
 }
 
 template <class C>
-__device__ __forceinline__ void multiply(const GemmParams& p, const GemmSmem<C>& smem, int rank) {
+__device__ __forceinline__ void multiply(const GemmParams& p, const GemmSmem<C>& smem, int rank,
+                                         const KSlice& k, int cta) {
   const int wg = static_cast<int>(threadIdx.x) / 128 - 1;
   const int wg_row = C::kWgM == 2 ? wg * 64 * C::kMi : 0;
   const int wg_col = C::kWgM == 2 ? 0 : wg * C::kWn;
   TileWalk<C::kBm, C::kBn> walk(p);
   RingPlace<C::kStages> at;
   WeightScales scales;
+  SplitKSum<C::kWn / 2> split_sum = {smem.sums, smem.sums_ready, smem.sums_free, p.split, cta};
   GemmTilePlace tile;
   bool more = walk.next(tile);
   if constexpr (C::kFp8) {
-    if (more) scales.begin(p, tile.expert, tile.col + rank * C::kBn + wg_col);
+    if (more) scales.begin(p, tile.expert, tile.col + rank * C::kBn + wg_col, k);
   }
   while (more) {
     const int col = tile.col + rank * C::kBn + wg_col;
@@ -265,17 +269,21 @@ __device__ __forceinline__ void multiply(const GemmParams& p, const GemmSmem<C>&
     float acc[C::kMi][C::kWn / 2] = {};
     const bool any = rows > 0 && cols > 0;
     if (!any) {
-      skip<C>(p, smem, at);
+      skip<C>(p, k.count, smem, at);
     } else if constexpr (C::kFp8) {
       const MathPlace place = {wg_row, wg_col, tile.row % 4, 128 - col % 128};
-      Fp8Loop<C>(acc, p, smem, at, scales, place).run();
+      Fp8Loop<C>(acc, p, k.count, smem, at, scales, place).run();
     } else {
-      multiply_bf16<C>(acc, p, smem, at, wg_row, wg_col);
+      multiply_bf16<C>(acc, p, k.count, smem, at, wg_row, wg_col);
     }
     more = walk.next(tile);
     if constexpr (C::kFp8) {
       // On their way while this tile is stored.
-      if (more) scales.begin(p, tile.expert, tile.col + rank * C::kBn + wg_col);
+      if (more) scales.begin(p, tile.expert, tile.col + rank * C::kBn + wg_col, k);
+    }
+    if constexpr (C::kSplit) {
+      split_sum.add_and_store(acc[0], p, first, rows, cols);
+      continue;
     }
     if (!any) continue;
 #pragma unroll

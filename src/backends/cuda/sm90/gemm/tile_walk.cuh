@@ -19,6 +19,7 @@ struct GemmParams {
   std::int64_t out_stride;  // elements
   bool out_f32;
   int cluster;  // CTAs that share x tiles: 1 or 2
+  int split;    // CTAs that share the K of a tile; 1 unless cluster is
   int group_m;  // row blocks that go over all of n together: their x and the columns in flight fit L2
 };
 
@@ -38,8 +39,8 @@ class TileWalk {
       : p_(p),
         lane_(static_cast<int>(threadIdx.x) % 32),
         n_blocks_((p.n + kBn * p.cluster - 1) / (kBn * p.cluster)),
-        tile_(static_cast<int>(blockIdx.x) / p.cluster),
-        step_(static_cast<int>(gridDim.x) / p.cluster) {}
+        tile_(static_cast<int>(blockIdx.x) / (p.cluster * p.split)),
+        step_(static_cast<int>(gridDim.x) / (p.cluster * p.split)) {}
 
   __device__ bool next(GemmTilePlace& place) {
     while (tile_ >= chunk_end_) {
