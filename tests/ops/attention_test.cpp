@@ -1,0 +1,125 @@
+// Attention over ragged batches in paged caches.
+#include "paged.h"
+
+namespace trireme::ops_test {
+namespace {
+
+constexpr double kClose = 1e-2;  // weights and values may be rounded to BF16 before they meet
+
+using Lengths = std::vector<std::pair<i32, i32>>;  // new tokens and context of each sequence
+const Lengths kRagged = {{1, 1}, {3, 70}, {1, 1500}, {70, 70}, {65, 300}, {1, 64}},
+              kDecode = {{1, 1}, {1, 64}, {1, 65}, {1, 700}, {2, 130}}, kFew = {{1, 33}, {2, 129}};
+
+class Attention : public OnEveryBackend {};
+INSTANTIATE_TEST_SUITE_P(Ops, Attention, testing::ValuesIn(backends()), backend_name);
+
+struct MlaShape {
+  i64 heads;
+  int latent, rope;
+  const Lengths* lengths;
+};
+
+TEST_P(Attention, AbsorbedMla) {
+  for (const MlaShape m : {MlaShape{3, 80, 16, &kRagged},
+                           {1, 512, 64, &kRagged},
+                           {4, 512, 64, &kRagged},
+                           {16, 512, 64, &kDecode},
+                           {128, 512, 64, &kFew},
+                           {16, 128, 32, &kDecode}}) {
+    const Ragged b(rng, *m.lengths);
+    const i64 tokens = b.tokens(), nope = 128;
+    for (const DType t : cache_types(tested, mla_layout(DType::kBF16, m.latent, m.rope))) {
+      const Cache cache = b.filled(rng, mla_layout(t, m.latent, m.rope)), wide = cache.as(DType::kF32);
+      const Host q_latent = act({tokens, m.heads, m.latent}), q_rope = act({tokens, m.heads, m.rope});
+      const float scale = 1 / std::sqrt(static_cast<float>(m.latent + m.rope));
+      EXPECT_LT(off([&](Rig& r) {
+                  const Cache& c = &r == &tested ? cache : wide;
+                  const View out = r.poison_act(q_latent.shape);
+                  RUN(r, r.ops().mla_absorbed({.q_latent = r.put_act(q_latent),
+                                               .q_rope = r.put_act(q_rope, nope + m.rope),
+                                               .seqs = b.on(r, c.layout, static_cast<int>(m.heads)),
+                                               .cache = c.on(r),
+                                               .scale = scale,
+                                               .out = out},
+                                              r.stream()));
+                  return r.get(out);
+                }),
+                kClose)
+          << m.heads << " heads of " << m.latent << " + " << m.rope << " over " << to_string(t);
+    }
+  }
+}
+
+struct ExpandedShape {
+  i64 heads, nope, rope, v;
+};
+
+TEST_P(Attention, ExpandedMla) {
+  for (const Lengths& lengths : {kRagged, Lengths{{130, 130}, {1, 1}, {129, 256}}}) {
+    const Ragged b(rng, lengths);
+    const i64 tokens = b.tokens(), context = b.k_start.back();
+    for (const ExpandedShape e : {ExpandedShape{3, 24, 8, 20}, {2, 128, 64, 128}, {5, 64, 32, 64}}) {
+      const Host q = act({tokens, e.heads, e.nope + e.rope}), kv = act({context, e.heads, e.nope + e.v}),
+                 k_rope = act({context, e.rope});
+      const float scale = 1 / std::sqrt(static_cast<float>(e.nope + e.rope));
+      EXPECT_LT(off([&](Rig& r) {
+                  const View out = r.poison_act({tokens, e.heads, e.v});
+                  SeqBatch seqs;
+                  seqs.q_start = r.put(b.q_start);
+                  seqs.context_len = r.put(b.context);
+                  seqs.max_tokens = b.max_tokens;
+                  seqs.max_context = b.max_context;
+                  RUN(r, r.ops().mla_expanded({.q = r.put_act(q),
+                                               .kv = r.put_act(kv),
+                                               .k_rope = r.put_act(k_rope),
+                                               .nope = e.nope,
+                                               .v = e.v,
+                                               .seqs = seqs,
+                                               .k_start = r.put(b.k_start),
+                                               .scale = scale,
+                                               .out = out},
+                                              r.stream()));
+                  return r.get(out);
+                }),
+                kClose)
+          << e.heads << " heads of " << e.nope << " + " << e.rope << " and " << e.v;
+    }
+  }
+}
+
+struct GqaShape {
+  i64 heads;
+  int kv_heads, dim;
+};
+
+TEST_P(Attention, GqaWithAndWithoutAWindow) {
+  for (const Lengths* lengths : {&kRagged, &kDecode}) {
+    const Ragged b(rng, *lengths);
+    for (const GqaShape g : {GqaShape{6, 2, 32}, {8, 1, 64}, {8, 2, 128}, {4, 4, 128}, {5, 1, 64}}) {
+      for (const DType t : cache_types(tested, gqa_layout(DType::kBF16, g.kv_heads, g.dim))) {
+        const Cache cache = b.filled(rng, gqa_layout(t, g.kv_heads, g.dim)), wide = cache.as(DType::kF32);
+        const Host q = act({b.tokens(), g.heads, g.dim});
+        for (const i64 window : {0, 1, 100}) {
+          EXPECT_LT(off([&](Rig& r) {
+                      const Cache& c = &r == &tested ? cache : wide;
+                      const View out = r.poison_act(q.shape);
+                      RUN(r, r.ops().gqa_attention({.q = r.put_act(q),
+                                                    .seqs = b.on(r, c.layout, static_cast<int>(g.heads)),
+                                                    .cache = c.on(r),
+                                                    .scale = 1 / std::sqrt(static_cast<float>(g.dim)),
+                                                    .window = window,
+                                                    .out = out},
+                                                   r.stream()));
+                      return r.get(out);
+                    }),
+                    kClose)
+              << g.heads << " heads over " << g.kv_heads << " of " << g.dim << ", window " << window << ", "
+              << to_string(t);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace trireme::ops_test
