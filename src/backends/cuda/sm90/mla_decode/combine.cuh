@@ -5,7 +5,7 @@
 namespace trireme::cuda::mla {
 
 inline constexpr int kCombineThreads = 256;
-inline constexpr int kCombineShares = 32;     // of one row tile of one cut
+inline constexpr int kCombineShares = 64;     // of one row tile of one cut
 inline constexpr int kCombineColumns = 128;   // of one warp: a float4 a lane
 inline constexpr int kCombineFewPieces = 12;  // that many or fewer: one warp merges them all
 
@@ -21,7 +21,7 @@ struct CombineRow {
   // Sum of weight * piece over pieces from, from + step, ...
   __device__ float4 sum(int from, int step, float reference, int lane) const {
     float4 total = make_float4(0, 0, 0, 0);
-#pragma unroll 4
+#pragma unroll 8
     for (int i = from; i < cut.pieces; i += step) {
       const float weight = exp2_approx(p.partials.lse[at(i)] - reference);
       const float4 x = reinterpret_cast<const float4*>(p.partials.out + static_cast<std::int64_t>(at(i)) * kLatent +

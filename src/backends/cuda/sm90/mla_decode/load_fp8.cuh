@@ -84,7 +84,6 @@ __device__ void load_pages_fp8(SharedMemory& s, const Params& p, const Maps& map
       // After this page's first half its second, then the next page's first, which is the same half.
       const int next_half = buffer ^ 1;
       if (i == 1 && !walk.ended()) source = data_of(walk.block);
-      next.load_scales(source, next_half);
       mbarrier_wait(&s.k_half_free[buffer][half], free_parity);
 #pragma unroll
       for (int b = 0; b < 4; ++b) {
@@ -101,8 +100,11 @@ __device__ void load_pages_fp8(SharedMemory& s, const Params& p, const Maps& map
         fence_proxy_async_smem();
         __syncwarp();
         if (lane == 0) mbarrier_arrive(&s.k_full[buffer][half * 4 + b]);
-        next.load_box(source, next_half, b, quarter);
       }
+      // Not earlier: the fences above would wait for loads under way.
+      next.load_scales(source, next_half);
+#pragma unroll
+      for (int b = 0; b < 4; ++b) next.load_box(source, next_half, b, quarter);
     }
     if (thread == 96) prefetcher.step();
     __syncwarp();

@@ -235,18 +235,22 @@ struct MathWarpgroup {
     }
   }
 
-  // One own page: number i of n of this unit in this part, `count` of all.
-  __device__ __forceinline__ void own_page(const Unit& unit, int page, int first_limit, bool follows, bool last_own, std::uint32_t count) {
-    const int buffer = static_cast<int>(count & 1);
-    const std::uint32_t parity = (count >> 1) & 1;
+  // The first part of the scores of own page `count`. The rest follows the other's page before it (own_page): that
+  // frees a buffer, and its probabilities come at about that time.
+  __device__ __forceinline__ void begin_page(std::uint32_t count) {
     wgmma_hold(score);
     wgmma_hold(q_rope);
     wgmma_fence();
-    // The other's last page goes between: it frees that page's buffer, and its probabilities are about to come.
-    issue_scores(buffer, parity, 0, kOrder, true);
+    issue_scores(static_cast<int>(count & 1), (count >> 1) & 1, 0, kOrder, true);
     wgmma_commit();
+  }
+
+  // An own page, begun, from there on. follows: the page before it is of this unit too, and still to be added.
+  __device__ __forceinline__ void own_page(const Unit& unit, int page, int first_limit, bool follows, bool last_own,
+                                           std::uint32_t count) {
+    const int buffer = static_cast<int>(count & 1);
     if (follows) issue_other(count - 1);
-    issue_scores(buffer, parity, kOrder, 8, false);
+    issue_scores(buffer, (count >> 1) & 1, kOrder, 8, false);
     wgmma_commit();
     wgmma_wait<1>();
     if (follows) release(&s.k_half_free[buffer ^ 1][wg]);
@@ -269,38 +273,77 @@ struct MathWarpgroup {
     release(&s.k_half_free[buffer][wg]);
   }
 
+  // Takes up unit number `units_done` of this part: its first own page, if it has one, is begun.
+  __device__ __forceinline__ void begin_unit(int pages, std::uint32_t units_done) {
+    mbarrier_wait(&s.q_full, units_done & 1);
+#pragma unroll
+    for (int step = 0; step < 4; ++step)
+      load_fragment(q_rope + step * 4, smem_address(s.q[kRopeBox]) + fragment_offset(warp, lane, step));
+    const int i = first_own();
+    if (i < pages)
+      begin_page(pages_done + static_cast<std::uint32_t>(i));
+    else
+      release(&s.q_free);
+  }
+  __device__ __forceinline__ int first_own() const {
+    return static_cast<int>((pages_done ^ static_cast<std::uint32_t>(wg)) & 1);
+  }
+
   __device__ __forceinline__ void run() {
-    std::uint32_t units_done = 0;
-    for (int u = part.begin.unit; u <= part.last_unit(); ++u, ++units_done) {
-      const Unit unit = part.units[u];
-      const int first = part.first_page(u), last = part.last_page(u), n = last - first;
+    const int last_unit = part.last_unit();
+    int u = part.begin.unit;
+    if (u > last_unit) return;
+    Unit unit = part.units[u];
+    int first = part.first_page(u), last = part.last_page(u);
+    begin_unit(last - first, 0);
+    for (std::uint32_t units_done = 0;; ++units_done) {
       const int first_token = (part.tile * kTileRows + unit.local) / p.heads;
       const int first_limit = p.tree_mask != nullptr ? unit.base : unit.base + first_token + 1;
       row_max[0] = row_max[1] = -INFINITY;
       row_sum[0] = row_sum[1] = 0;
       started = false;
-
-      mbarrier_wait(&s.q_full, units_done & 1);
-#pragma unroll
-      for (int step = 0; step < 4; ++step)
-        load_fragment(q_rope + step * 4, smem_address(s.q[kRopeBox]) + fragment_offset(warp, lane, step));
-      int i = static_cast<int>((pages_done ^ static_cast<std::uint32_t>(wg)) & 1);
-      if (i >= n) release(&s.q_free);
-      for (; i < n; i += 2)
-        own_page(unit, first + i, first_limit, i > 0, i + 2 >= n, pages_done + static_cast<std::uint32_t>(i));
+      const int n = last - first;
+      int i = first_own();
+      while (i < n) {
+        const std::uint32_t count = pages_done + static_cast<std::uint32_t>(i);
+        own_page(unit, first + i, first_limit, i > 0, i + 2 >= n, count);
+        i += 2;
+        if (i < n) begin_page(count + 2);
+      }
       pages_done += static_cast<std::uint32_t>(n);
+      const bool partial = first > 0 || last < unit.pages;
+      const Unit done = unit;
+      const int done_index = u;
+      const bool more = ++u <= last_unit;
+      if (more) {
+        unit = part.units[u];
+        first = part.first_page(u);
+        last = part.last_page(u);
+      }
       if (i == n) {
         // The unit's last page is the other's.
         issue_other(pages_done - 1);
         wgmma_wait<0>();
-        wgmma_hold(o);
         release(&s.k_half_free[(pages_done - 1) & 1][wg]);
       }
-      finish(unit, u, static_cast<int>(units_done & 1), first > 0 || last < unit.pages);
+      wgmma_wait<0>();  // where the compiler sees it on every path
+      wgmma_hold(o);
+      const Totals t = totals(static_cast<int>(units_done & 1));
+      if (partial)
+        write_partial(done, done_index, t);
+      else
+        write_out(done, t);
+      if (!more) return;
+      begin_unit(last - first, units_done + 1);
     }
   }
 
-  __device__ __forceinline__ void finish(const Unit& unit, int u, int parity, bool partial) {
+  struct Totals {
+    float inverse[2];  // of the sum of probabilities, by row
+    float lse[2];
+  };
+
+  __device__ __forceinline__ Totals totals(int parity) {
     const int r0 = row();
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -308,45 +351,51 @@ struct MathWarpgroup {
       if ((lane & 3) == 0) s.row_sum[parity][wg][r0 + r * 8] = row_sum[r];
     }
     named_barrier_sync(3, 256);
-    float inverse[2], lse[2];
+    Totals t;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const float sum = s.row_sum[parity][0][r0 + r * 8] + s.row_sum[parity][1][r0 + r * 8];
-      inverse[r] = sum > 0 ? 1 / sum : 0;
-      lse[r] = sum > 0 ? row_max[r] + log2f(sum) : -INFINITY;
+      t.inverse[r] = sum > 0 ? 1 / sum : 0;
+      t.lse[r] = sum > 0 ? row_max[r] + log2f(sum) : -INFINITY;
     }
-    const int tile_row = part.tile * kTileRows;
-    if (partial) {
-      const int slot = (part.index * 2 + (u == part.begin.unit && part.begin.page > 0 ? 0 : 1)) *
-                           p.layout.tiles + part.tile;
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int at = slot * kTileRows + r0 + r * 8;
-        if (tile_row + r0 + r * 8 >= unit.rows) continue;
-        float2* out = reinterpret_cast<float2*>(p.partials.out + static_cast<std::int64_t>(at) * kLatent + wg * kHalf) +
-                      (lane & 3);
-#pragma unroll
-        for (int i = 0; i < 32; ++i)
-          out[i * 4] = make_float2(o[i * 4 + r * 2] * inverse[r], o[i * 4 + r * 2 + 1] * inverse[r]);
-        if (wg == 0 && (lane & 3) == 0) p.partials.lse[at] = lse[r];
-      }
-      return;
-    }
+    return t;
+  }
+
+  // A piece of a unit, for combine_kernel: float32, and its log2 sums.
+  __device__ __forceinline__ void write_partial(const Unit& unit, int u, const Totals& t) const {
+    const int which = u == part.begin.unit && part.begin.page > 0 ? 0 : 1;
+    const int slot = (part.index * 2 + which) * p.layout.tiles + part.tile;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int local = tile_row + r0 + r * 8;
+      const int tile_row = row() + r * 8, at = slot * kTileRows + tile_row;
+      if (part.tile * kTileRows + tile_row >= unit.rows) continue;
+      float2* out =
+          reinterpret_cast<float2*>(p.partials.out + static_cast<std::int64_t>(at) * kLatent + wg * kHalf) + (lane & 3);
+#pragma unroll
+      for (int i = 0; i < 32; ++i)
+        out[i * 4] = make_float2(o[i * 4 + r * 2] * t.inverse[r], o[i * 4 + r * 2 + 1] * t.inverse[r]);
+      if (wg == 0 && (lane & 3) == 0) p.partials.lse[at] = t.lse[r];
+    }
+  }
+
+  __device__ __forceinline__ void write_out(const Unit& unit, const Totals& t) const {
+    const bool odd = lane & 1, upper = lane & 2;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int local = part.tile * kTileRows + row() + r * 8;
       const bool real = local < unit.rows;
       const std::int64_t q_row = unit.row + local;
-      if (real && wg == 0 && (lane & 3) == 0 && p.lse != nullptr) p.lse[q_row] = lse[r];
+      if (real && wg == 0 && (lane & 3) == 0 && p.lse != nullptr) p.lse[q_row] = t.lse[r];
       uint4* out = reinterpret_cast<uint4*>(p.out + q_row * p.out_stride + wg * kHalf) + (lane & 3);
-      const bool odd = lane & 1, upper = lane & 2;
 #pragma unroll
       for (int g = 0; g < 8; ++g) {
         // Four lanes hold 2 columns each of four runs of 8: afterwards each holds one run.
         std::uint32_t x[4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-          x[j] = pack_bf16(o[(g * 4 + j) * 4 + r * 2] * inverse[r], o[(g * 4 + j) * 4 + r * 2 + 1] * inverse[r]);
+        for (int j = 0; j < 4; ++j) {
+          const float* pair = o + (g * 4 + j) * 4 + r * 2;
+          x[j] = pack_bf16(pair[0] * t.inverse[r], pair[1] * t.inverse[r]);
+        }
         const std::uint32_t y0 = __shfl_xor_sync(~0u, odd ? x[0] : x[1], 1);
         const std::uint32_t y1 = __shfl_xor_sync(~0u, odd ? x[2] : x[3], 1);
         const std::uint32_t a = odd ? y0 : x[0], b = odd ? x[1] : y0;

@@ -134,15 +134,15 @@ cudaError_t mla_decode(const MlaDecodeArgs& a, cudaStream_t stream) {
   // variant: order + 10 * prefetch + 1000 * normal hint
   p.prefetch = g_mla_variant / 10 % 10;
   p.evict = g_mla_variant / 1000 == 0;
+
   cudaError_t e = cudaSuccess;
   if (a.cache_type == MlaCache::fp8) e = launch<true, 4>(p, maps, stream);
   else switch (g_mla_variant % 10) {
     case 0: e = launch<false, 0>(p, maps, stream); break;
-    case 2: e = launch<false, 2>(p, maps, stream); break;
     case 4: e = launch<false, 4>(p, maps, stream); break;
     default: e = launch<false, 8>(p, maps, stream); break;
   }
-  if (e != cudaSuccess || a.shape.split == MlaSplit::never) return e;
+  if (e != cudaSuccess || a.shape.split == MlaSplit::never || g_mla_variant / 1000 == 2) return e;
   return launch_combine(p, stream);
 }
 

@@ -49,6 +49,13 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     trireme::cuda::g_mla_variant = std::atoi(argv[i]);
     const bool fp8 = std::strstr(argv[i], "fp8") != nullptr;
+    if (std::strstr(argv[i], "small") != nullptr) {
+      bench("B64 S4096 h16", 64, 4096, 16, 1, fp8);
+      bench("B16 S4096 h128", 16, 4096, 128, 1, fp8);
+      bench("B1 S131072 h16", 1, 131072, 16, 1, fp8);
+      bench("B1 S2048 h128", 1, 2048, 128, 1, fp8);
+      continue;
+    }
     bench("B64 S2048 h128", 64, 2048, 128, 1, fp8);
     bench("B256 S2048 h128", 256, 2048, 128, 1, fp8);
     bench("B256 S4096 h128", 256, 4096, 128, 1, fp8);

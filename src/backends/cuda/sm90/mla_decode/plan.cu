@@ -8,6 +8,7 @@ namespace mla {
 namespace {
 
 constexpr int kThreads = 1024;
+constexpr int kSharedCosts = 6144;  // that many units are dealt out from shared memory
 constexpr int kUnitOverhead = 4;  // pages' worth of time that starting and ending a unit takes
 constexpr int kLeastShare = 6;    // of a part: shorter pieces cost more to merge than they save
 constexpr int kLeastPiece = 1;    // pages of a unit that a part takes up at its end
@@ -113,7 +114,7 @@ struct Line {
       const int end = costs[at.unit] + at.page + budget;
       const int last = first_beyond(at.unit, end) - 1;
       const int pages = costs[last + 1] - costs[last] - kUnitOverhead;
-      int page = end - costs[last] - kUnitOverhead;
+      const int page = end - costs[last] - kUnitOverhead;
       if (page >= pages - kLeastPiece)
         at = {last + 1, 0};
       else if (page < kLeastPiece)
@@ -132,13 +133,13 @@ struct Line {
 
 __global__ __launch_bounds__(kThreads, 1) void plan_kernel(const PlanParams p, bool tree) {
   __shared__ int unit_start[kMlaDecodeMaxSeqs];
+  __shared__ int shared_costs[kSharedCosts];
   __shared__ int warp_sums[kThreads / 32];
   __shared__ int largest;
   if (threadIdx.x == 0) largest = 0;
   Unit* const units = reinterpret_cast<Unit*>(p.plan + p.layout.units_at());
   Cut* const cuts = reinterpret_cast<Cut*>(p.plan + p.layout.cuts_at());
   Position* const begins = reinterpret_cast<Position*>(p.plan + p.layout.begins_at());
-  int* const costs = reinterpret_cast<int*>(p.plan + p.layout.costs_at());
   const int tid = static_cast<int>(threadIdx.x);
 
   const int rows_per_unit = kTileRows * p.layout.tiles;
@@ -171,6 +172,8 @@ __global__ __launch_bounds__(kThreads, 1) void plan_kernel(const PlanParams p, b
     cost += unit.pages + kUnitOverhead;
   }
   int line = block_scan(cost, warp_sums, total_cost);
+  int* const costs =
+      total_units < kSharedCosts ? shared_costs : reinterpret_cast<int*>(p.plan + p.layout.costs_at());
   for (int i = 0; i < units_each; ++i) {
     const int u = tid * units_each + i;
     if (u >= total_units) break;
