@@ -63,7 +63,10 @@ struct Both {
     gpu = std::shared_ptr<T>(static_cast<T*>(p), [](T* q) { cudaFree(q); });
     up();
   }
-  void up() { cudaMemcpy(gpu.get(), host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice); }
+  void up() {
+    cudaMemcpy(gpu.get(), host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice);
+    cudaDeviceSynchronize();  // our streams do not wait for the default one
+  }
   std::vector<T>& down() {
     done();
     cudaMemcpy(host.data(), gpu.get(), host.size() * sizeof(T), cudaMemcpyDeviceToHost);

@@ -13,6 +13,22 @@ inline bool wide(const void* p, int64_t stride, int64_t size, int64_t n) {
          (reinterpret_cast<uintptr_t>(p) % 16 == 0 && stride * size % 16 == 0 && n * size % 16 == 0);
 }
 
+// How 256 threads that take 8 values each lie over a matrix: 2^log of them along a row, at least 16.
+struct Tiling {
+  int log = 4;
+  int64_t columns = 0, rows = 0;  // tiles across, and rows in a tile
+};
+inline Tiling tiling(int64_t n) {
+  const int64_t vectors = (n + 127) / 128 * 16;
+  Tiling best;
+  for (int log = 4; log <= 8; ++log) {
+    const int64_t across = (vectors + (1 << log) - 1) >> log;
+    // The widest of those that leave fewest threads idle.
+    if (log == 4 || across << log <= best.columns << best.log) best = {log, across, 256 >> log};
+  }
+  return best;
+}
+
 // Of the current device, asked once: one process serves one kind of GPU.
 inline int64_t multiprocessors() {
   static const int count = [] {

@@ -13,6 +13,9 @@ __device__ __forceinline__ uint32_t ordered(float f) {
   const uint32_t u = __float_as_uint(f + 0.0f);
   return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
+__device__ __forceinline__ float from_ordered(uint32_t u) {
+  return __uint_as_float(u & 0x80000000u ? u & 0x7fffffffu : ~u);
+}
 __device__ __forceinline__ float number(float f) { return f != f ? kNever : f; }
 
 __device__ __forceinline__ float warp_max(float v) {
@@ -41,6 +44,36 @@ __device__ __forceinline__ float two_best(const float* choice, int size, int lan
     first = fmaxf(first, f);
   }
   return size == 1 ? first : first + second;
+}
+
+// The scores of groups of any size, lane g that of group g. `values` is room for the warp's choices.
+template <int PerLane>
+__device__ __forceinline__ float any_groups(const float (&choice)[PerLane], float* values, const GateArgs& a,
+                                            int lane) {
+#pragma unroll
+  for (int i = 0; i < PerLane; ++i) values[i * 32 + lane] = choice[i];
+  __syncwarp();
+  const int size = a.experts / a.groups;
+  float mine = kNever;
+  for (int g = 0; g < a.groups; ++g) {
+    const float both = two_best(values + g * size, size, lane);
+    if (lane == g) mine = both;
+  }
+  return mine;
+}
+
+// The same for groups of 32, which lie in one register of all lanes.
+template <int PerLane>
+__device__ __forceinline__ float warp_groups(const uint32_t (&key)[PerLane], int lane) {
+  float mine = kNever;
+#pragma unroll
+  for (int g = 0; g < PerLane; ++g) {
+    const uint32_t first = __reduce_max_sync(kAll, key[g]);
+    const int owner = __ffs(static_cast<int>(__ballot_sync(kAll, key[g] == first))) - 1;
+    const uint32_t second = __reduce_max_sync(kAll, lane == owner ? 0 : key[g]);
+    if (lane == g) mine = from_ordered(first) + from_ordered(second);
+  }
+  return mine;
 }
 
 // A warp a token; lane l holds experts l, l + 32, ...
@@ -85,37 +118,32 @@ __global__ __launch_bounds__(kWarps * 32) void gate_kernel(GateArgs a) {
     const int e = i * 32 + lane;
     choice[i] = e < a.experts ? number(a.bias == nullptr ? score[i] : score[i] + a.bias[e]) : kNever;
   }
-  if (a.top_groups < a.groups) {
-#pragma unroll
-    for (int i = 0; i < PerLane; ++i) values[i * 32 + lane] = choice[i];
-    __syncwarp();
-    const int size = a.experts / a.groups;
-    float mine = kNever;  // lane g: the score of group g
-    for (int g = 0; g < a.groups; ++g) {
-      const float both = two_best(values + g * size, size, lane);
-      if (lane == g) mine = both;
-    }
-    int better = 0;
-    for (int g = 0; g < a.groups; ++g) {
-      const float other = __shfl_sync(kAll, mine, g);
-      better += other > mine || (other == mine && g < lane);
-    }
-    const uint32_t in = __ballot_sync(kAll, lane < a.groups && better < a.top_groups);
-#pragma unroll
-    for (int i = 0; i < PerLane; ++i) {
-      const int e = i * 32 + lane;
-      if (e < a.experts && (in >> (e / size) & 1) == 0) choice[i] = kNever;
-    }
-    __syncwarp();
-  }
-
   uint32_t key[PerLane];
 #pragma unroll
   for (int i = 0; i < PerLane; ++i) {
     const int e = i * 32 + lane;
     key[i] = e < a.experts ? ordered(choice[i]) : 0;
-    values[e] = score[i];
   }
+  if (a.top_groups < a.groups) {
+    const int size = a.experts / a.groups;
+    const float group =
+        size == 32 ? warp_groups<PerLane>(key, lane) : any_groups<PerLane>(choice, values, a, lane);
+    int better = 0;
+    for (int g = 0; g < a.groups; ++g) {
+      const float other = __shfl_sync(kAll, group, g);
+      better += other > group || (other == group && g < lane);
+    }
+    const uint32_t in = __ballot_sync(kAll, lane < a.groups && better < a.top_groups);
+#pragma unroll
+    for (int i = 0; i < PerLane; ++i) {
+      const int e = i * 32 + lane, g = size == 32 ? i : e / size;
+      if (e < a.experts && (in >> g & 1) == 0) key[i] = ordered(kNever);
+    }
+  }
+
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < PerLane; ++i) values[i * 32 + lane] = score[i];
   __syncwarp();
   int picked = 0;  // lane j: choice j
   for (int j = 0; j < a.top_k; ++j) {

@@ -1,5 +1,7 @@
 #include "backends/cuda/smxx/moe_route.h"
 
+#include <type_traits>
+
 #include "backends/cuda/smxx/choose.h"
 #include "backends/cuda/smxx/vec8.cuh"
 
@@ -10,15 +12,16 @@ constexpr int kOrderThreads = 1024, kMoveThreads = 512, kCombineThreads = 256;
 constexpr int kTogether = 8;  // choices whose rows are loaded before the first is added
 
 // The 4 experts at i, which is divisible by 4; -1 past the end.
-__device__ __forceinline__ int4 four(const int32_t* expert, int64_t i, int64_t pairs, bool aligned) {
-  const volatile int32_t* const p = expert + i;
-  if (aligned && i + 4 <= pairs) {
-    const uint4 v = load16(expert + i);
-    return make_int4(static_cast<int>(v.x), static_cast<int>(v.y), static_cast<int>(v.z),
-                     static_cast<int>(v.w));
+__device__ __forceinline__ void four(int (&e)[4], const OrderArgs& a, int64_t i, bool aligned) {
+  if (aligned && i + 4 <= a.pairs) {
+    const uint4 v = load16(a.expert + i);
+    e[0] = static_cast<int>(v.x), e[1] = static_cast<int>(v.y);
+    e[2] = static_cast<int>(v.z), e[3] = static_cast<int>(v.w);
+    return;
   }
-  return make_int4(i < pairs ? p[0] : -1, i + 1 < pairs ? p[1] : -1, i + 2 < pairs ? p[2] : -1,
-                   i + 3 < pairs ? p[3] : -1);
+#pragma unroll
+  for (int j = 0; j < 4; ++j)
+    e[j] = i + j < a.pairs ? static_cast<const volatile int32_t*>(a.expert)[i + j] : -1;
 }
 
 // The sum over the threads before this one, and over all.
@@ -44,52 +47,68 @@ __device__ __forceinline__ int2 block_scan(int v) {
   return make_int2(before + upto - v, total);
 }
 
-// A block an expert. Every block reads all pairs: it counts those of lower experts, where its own rows begin,
-// and places its own by a scan, so that the order depends on nothing but the pairs.
+// A block an expert. Every block reads all pairs, a warp `each` of them in a row: it counts those of lower
+// experts, where its own rows begin, and places its own by a scan, so that the order depends on nothing but
+// the pairs.
 __global__ __launch_bounds__(kOrderThreads) void order_kernel(OrderArgs a, int64_t each) {
   pdl_launch();
   pdl_wait();
-  const int own = static_cast<int>(blockIdx.x);
+  const int own = static_cast<int>(blockIdx.x), lane = static_cast<int>(threadIdx.x % 32);
   const bool aligned = reinterpret_cast<uintptr_t>(a.expert) % 16 == 0;
-  const int64_t begin = threadIdx.x * each, end = min(begin + each, a.pairs);
+  const int64_t begin = threadIdx.x / 32 * each, end = min(begin + each, a.pairs);
   int lower = 0, equal = 0;
-  for (int64_t i = begin; i < end; i += 4) {
-    const int4 e = four(a.expert, i, a.pairs, aligned);
-    // An expert past the last is lower than none, as a negative one is.
-    lower +=
-        (e.x >= 0 && e.x < own) + (e.y >= 0 && e.y < own) + (e.z >= 0 && e.z < own) + (e.w >= 0 && e.w < own);
-    equal += (e.x == own) + (e.y == own) + (e.z == own) + (e.w == own);
-    if (own == 0) {
-      const int v[4] = {e.x, e.y, e.z, e.w};
+#pragma unroll 4
+  for (int64_t at = begin; at < end; at += 128) {
+    int e[4];
+    four(e, a, at + lane * 4, aligned);
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        if (i + j < end && (v[j] < 0 || v[j] >= a.experts)) a.row_of[i + j] = -1;
+    for (int j = 0; j < 4; ++j) {
+      lower += static_cast<uint32_t>(e[j]) < static_cast<uint32_t>(own);  // a negative one is not
+      equal += e[j] == own;
+    }
+    if (own != 0) continue;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int64_t i = at + lane * 4 + j;
+      if (i < a.pairs && (e[j] < 0 || e[j] >= a.experts)) a.row_of[i] = -1;
     }
   }
   const int start = block_scan(lower).y;
   const int2 found = block_scan(equal);
   if (threadIdx.x == 0) a.expert_end[own] = start + found.y;
-  if (equal == 0) return;
-  int row = start + found.x;
-  for (int64_t i = begin; i < end; i += 4) {
-    const int4 e = four(a.expert, i, a.pairs, aligned);
-    if (e.x == own) a.row_of[i] = row++;
-    if (e.y == own) a.row_of[i + 1] = row++;
-    if (e.z == own) a.row_of[i + 2] = row++;
-    if (e.w == own) a.row_of[i + 3] = row++;
+  if (!__any_sync(0xffffffffu, equal > 0)) return;
+  int row = start + __shfl_sync(0xffffffffu, found.x, 0);  // of the warp's next pair
+  for (int64_t at = begin; at < end; at += 128) {
+    int e[4];
+    four(e, a, at + lane * 4, aligned);
+    int before = 0, all = 0, mine = 0;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const uint32_t of_lanes = __ballot_sync(0xffffffffu, e[j] == own);
+      before += __popc(of_lanes & ((1u << lane) - 1));
+      all += __popc(of_lanes);
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (e[j] == own) a.row_of[at + lane * 4 + j] = row + before + mine++;
+    row += all;
   }
 }
 
-// One row of `words` words to each of top_k rows.
+// One row of `words` words to each of top_k rows. What comes first is loaded before row_of is there.
+template <class Word>
+__device__ __forceinline__ Word word(const char* from, int i) {
+  if constexpr (sizeof(Word) == 16)
+    return load16(from + i * 16);
+  else
+    return reinterpret_cast<const volatile Word*>(from)[i];
+}
 template <class Word>
 __device__ __forceinline__ void spread(const char* from, char* to, int64_t stride, const int32_t* row_of,
-                                       int top_k, int words) {
+                                       int top_k, int words, Word first) {
   for (int i = static_cast<int>(threadIdx.x); i < words; i += static_cast<int>(blockDim.x)) {
-    Word v;
-    if constexpr (sizeof(Word) == 16)
-      v = load16(from + i * 16);
-    else
-      v = reinterpret_cast<const volatile Word*>(from)[i];
+    const Word v = i == static_cast<int>(threadIdx.x) ? first : word<Word>(from, i);
+#pragma unroll 4
     for (int j = 0; j < top_k; ++j)
       if (row_of[j] >= 0) reinterpret_cast<Word*>(to + row_of[j] * stride)[i] = v;
   }
@@ -101,31 +120,33 @@ __global__ __launch_bounds__(kMoveThreads) void scatter_kernel(ScatterArgs a) {
   __shared__ int32_t row_of[kMaxTopK];
   pdl_launch();
   pdl_wait();
+  using Pair = std::conditional_t<Wide, uint4, uint16_t>;
+  using Code = std::conditional_t<Wide, uint4, uint8_t>;
   const int64_t token = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x), n = static_cast<int>(a.n);
+  const int pairs = a.x == nullptr ? 0 : Wide ? n / 8 : n, blocks = (n + 127) / 128;
+  const int codes = a.codes == nullptr ? 0 : Wide ? n / 16 : n;
+  const auto* const from = reinterpret_cast<const char*>(a.x + token * a.x_stride);
+  const auto* const codes_from = reinterpret_cast<const char*>(a.codes + token * a.n);
+  Pair pair{};
+  Code code{};
+  float scale = 0;
   if (thread < a.top_k)
     row_of[thread] = static_cast<const volatile int32_t*>(a.row_of)[token * a.top_k + thread];
-  __syncthreads();
-  if (a.x != nullptr) {
-    const auto* const from = reinterpret_cast<const char*>(a.x + token * a.x_stride);
-    auto* const to = reinterpret_cast<char*>(a.rows);
-    if constexpr (Wide)
-      spread<uint4>(from, to, a.rows_stride * 2, row_of, a.top_k, n / 8);
-    else
-      spread<uint16_t>(from, to, a.rows_stride * 2, row_of, a.top_k, n);
+  if (thread < pairs) pair = word<Pair>(from, thread);
+  if (thread < codes) {
+    code = word<Code>(codes_from, thread);
+    if (thread < blocks) scale = static_cast<const volatile float*>(a.scale)[thread * a.scale_stride + token];
   }
-  if (a.codes != nullptr) {
-    const auto* const from = reinterpret_cast<const char*>(a.codes + token * a.n);
-    auto* const to = reinterpret_cast<char*>(a.rows_q.codes);
-    if constexpr (Wide)
-      spread<uint4>(from, to, a.n, row_of, a.top_k, n / 16);
-    else
-      spread<uint8_t>(from, to, a.n, row_of, a.top_k, n);
-    for (int b = thread; b < (n + 127) / 128; b += static_cast<int>(blockDim.x)) {
-      const float scale = static_cast<const volatile float*>(a.scale)[b * a.scale_stride + token];
-      for (int j = 0; j < a.top_k; ++j)
-        if (row_of[j] >= 0) a.rows_q.scale[b * a.rows_q.scale_stride + row_of[j]] = scale;
-    }
+  __syncthreads();
+  if (pairs > 0)
+    spread(from, reinterpret_cast<char*>(a.rows), a.rows_stride * 2, row_of, a.top_k, pairs, pair);
+  if (codes == 0) return;
+  spread(codes_from, reinterpret_cast<char*>(a.rows_q.codes), a.n, row_of, a.top_k, codes, code);
+  for (int b = thread; b < blocks; b += static_cast<int>(blockDim.x)) {
+    if (b != thread) scale = static_cast<const volatile float*>(a.scale)[b * a.scale_stride + token];
+    for (int j = 0; j < a.top_k; ++j)
+      if (row_of[j] >= 0) a.rows_q.scale[b * a.rows_q.scale_stride + row_of[j]] = scale;
   }
 }
 
@@ -175,8 +196,9 @@ unsigned threads_for(int64_t items, int most) {
 
 cudaError_t order(const OrderArgs& a, cudaStream_t stream) {
   const unsigned threads = threads_for(a.pairs < 4 ? 1 : a.pairs / 4, kOrderThreads);
-  const int64_t each = (a.pairs + threads - 1) / threads;
-  return launch(order_kernel, static_cast<unsigned>(a.experts), threads, 0, stream, a, (each + 3) / 4 * 4);
+  const int64_t warps = threads / 32, each = (a.pairs + warps - 1) / warps;
+  return launch(order_kernel, static_cast<unsigned>(a.experts), threads, 0, stream, a,
+                (each + 127) / 128 * 128);
 }
 
 cudaError_t scatter(const ScatterArgs& a, cudaStream_t stream) {

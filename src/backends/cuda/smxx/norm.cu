@@ -8,6 +8,10 @@ namespace {
 
 constexpr int kMaxThreads = 512;
 
+// Threads of a block that holds V vectors a thread, and how many blocks are to fit on a multiprocessor.
+constexpr int threads_of(int v) { return v == 2 ? 448 : kMaxThreads; }  // 2 x 448 x 8 is DeepSeek-V3's 7168
+constexpr int blocks_of(int v) { return v == 4 ? 1 : 3; }
+
 // The sum of v over the block, for every thread.
 __device__ __forceinline__ float block_sum(float v) {
   __shared__ float of_warp[kMaxThreads / 32];
@@ -50,13 +54,16 @@ __device__ __forceinline__ void load_weight(const NormArgs& a, int at, float (&w
 // A block a row. Thread t holds vectors t, t + threads, ...: the 16 that make a block of 128 values lie in
 // neighbouring lanes.
 template <int V, bool Wide>
-__global__ __launch_bounds__(kMaxThreads) void norm_kernel(NormArgs a) {
+__global__ __launch_bounds__(threads_of(V), blocks_of(V)) void norm_kernel(NormArgs a) {
   pdl_launch();
   const int n = static_cast<int>(a.n), step = static_cast<int>(blockDim.x) * 8;
   const int first = static_cast<int>(threadIdx.x) * 8;
-  float w[V][8];  // no kernel writes weights: they may come before the wait
+  // No kernel writes weights: they may come nearer before the wait.
 #pragma unroll
-  for (int i = 0; i < V; ++i) load_weight<Wide>(a, first + i * step, w[i]);
+  for (int i = 0; i < V; ++i)
+    if (first + i * step < n)
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(a.weight) +
+                                                    (first + i * step) * (a.weight_bf16 ? 2 : 4)));
   pdl_wait();
 
   const int64_t row = blockIdx.x;
@@ -80,7 +87,9 @@ __global__ __launch_bounds__(kMaxThreads) void norm_kernel(NormArgs a) {
     }
   }
 
-  float sum = 0;
+  float w[V][8], sum = 0;
+#pragma unroll
+  for (int i = 0; i < V; ++i) load_weight<Wide>(a, first + i * step, w[i]);
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     float f[8];
@@ -88,7 +97,7 @@ __global__ __launch_bounds__(kMaxThreads) void norm_kernel(NormArgs a) {
 #pragma unroll
     for (int j = 0; j < 8; ++j) sum = fmaf(f[j], f[j], sum);
   }
-  const float scale = 1.0f / sqrtf(block_sum(sum) / static_cast<float>(n) + a.eps);
+  const float scale = norm_scale(block_sum(sum), n, a.eps);
 
 #pragma unroll
   for (int i = 0; i < V; ++i) {
@@ -101,8 +110,7 @@ __global__ __launch_bounds__(kMaxThreads) void norm_kernel(NormArgs a) {
     if (a.out != nullptr) store8<Wide>(a.out + row * a.out_stride + at, rounded, n - at);
     if (a.q.codes != nullptr) {
       float block_scale;
-      unpack8(rounded, f);
-      const uint2 codes = quantise_block(f, block_scale);
+      const uint2 codes = quantise_block(rounded, block_scale);
       if (at < n) *reinterpret_cast<uint2*>(a.q.codes + row * a.n + at) = codes;
       if (at < n && at % 128 == 0) a.q.scale[at / 128 * a.q.scale_stride + row] = block_scale;
     }
@@ -122,9 +130,9 @@ cudaError_t launch_norm(const NormArgs& a, cudaStream_t stream) {
 
 cudaError_t norm(const NormArgs& a, cudaStream_t stream) {
   const int64_t vectors = (a.n + 7) / 8;
-  if (vectors <= kMaxThreads) return launch_norm<1>(a, stream);
-  if (vectors <= 2 * kMaxThreads) return launch_norm<2>(a, stream);
-  if (vectors <= 4 * kMaxThreads) return launch_norm<4>(a, stream);
+  if (vectors <= threads_of(1)) return launch_norm<1>(a, stream);
+  if (vectors <= 2 * threads_of(2)) return launch_norm<2>(a, stream);
+  if (vectors <= 4 * threads_of(4)) return launch_norm<4>(a, stream);
   return cudaErrorInvalidValue;
 }
 

@@ -73,27 +73,42 @@ __device__ __forceinline__ uint32_t e4m3_pair(float lo, float hi) {
   return d;
 }
 
-// A block of 128 values lies in 16 neighbouring lanes, 8 each; all lanes of the warp take part. Gives this
-// lane's codes and the block's scale, max |x| / 448. Blocks of (nearly) nothing get a scale far from the
+__device__ __forceinline__ uint32_t max_pair(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("max.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+// x / by, correctly rounded but for quotients nearer to a midpoint than any of BF16 values are: a product
+// with the reciprocal, then what it left over.
+__device__ __forceinline__ float quotient(float x, float by, float reciprocal) {
+  const float near = x * reciprocal;
+  return fmaf(fmaf(-near, by, x), reciprocal, near);
+}
+
+// What a norm multiplies with: 1 / sqrt(mean square + eps).
+__device__ __forceinline__ float norm_scale(float sum_of_squares, int n, float eps) {
+  return rsqrtf(__fdividef(sum_of_squares, static_cast<float>(n)) + eps);
+}
+
+// A block of 128 BF16 values lies in 16 neighbouring lanes, 8 each; all lanes of the warp take part. Gives
+// this lane's codes and the block's scale, max |x| / 448. Blocks of (nearly) nothing get a scale far from the
 // limits of float32, so that neither it nor its reciprocal is lost.
-__device__ __forceinline__ uint2 quantise_block(const float (&f)[8], float& scale) {
-  constexpr float kLeast = 1e-30f;
-  float most = kLeast;
+__device__ __forceinline__ uint2 quantise_block(const uint4& v, float& scale) {
+  constexpr uint32_t kMagnitude = 0x7fff7fffu;
+  uint32_t most =
+      max_pair(max_pair(v.x & kMagnitude, v.y & kMagnitude), max_pair(v.z & kMagnitude, v.w & kMagnitude));
 #pragma unroll
-  for (int i = 0; i < 8; ++i) most = fmaxf(most, fabsf(f[i]));
+  for (int d = 8; d > 0; d /= 2) most = max_pair(most, __shfl_xor_sync(0xffffffffu, most, d));
+  scale = quotient(fmaxf(fmaxf(low(most), high(most)), 1e-30f), 448.0f, 1.0f / 448.0f);
+  float inverse;
+  asm("rcp.approx.f32 %0, %1;" : "=f"(inverse) : "f"(scale));
+  inverse = fmaf(inverse, fmaf(-scale, inverse, 1.0f), inverse);
+  float f[8];
+  unpack8(v, f);
 #pragma unroll
-  for (int d = 8; d > 0; d /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, d));
-  scale = __fdiv_rn(most, 448.0f);
-  // x / scale, correctly rounded: a product with the reciprocal, then what it left over.
-  const float inverse = __frcp_rn(scale);
-  float q[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const float near = f[i] * inverse;
-    q[i] = fmaf(fmaf(-near, scale, f[i]), inverse, near);
-  }
-  return make_uint2(e4m3_pair(q[0], q[1]) | e4m3_pair(q[2], q[3]) << 16,
-                    e4m3_pair(q[4], q[5]) | e4m3_pair(q[6], q[7]) << 16);
+  for (int i = 0; i < 8; ++i) f[i] = quotient(f[i], scale, inverse);
+  return make_uint2(e4m3_pair(f[0], f[1]) | e4m3_pair(f[2], f[3]) << 16,
+                    e4m3_pair(f[4], f[5]) | e4m3_pair(f[6], f[7]) << 16);
 }
 
 }  // namespace trireme::cuda::smxx
