@@ -20,6 +20,7 @@ std::unique_ptr<Backend> make([[maybe_unused]] const std::string& name) {
 #endif
   cpu::CpuOptions options;
   options.threads = 2;
+  options.deterministic = true;  // another route for some products has tests of its own
   return cpu::make_cpu_backend(options).value();
 }
 

@@ -179,8 +179,9 @@ Status sample(const SampleArgs& a, Stream& stream) {
             edits_at = up.place<SampleEdit>(static_cast<i64>(edits.size())), row_at = up.place<i32>(n),
             top_at = up.place<i32>(n);
   Layout down;
-  const i64 ids_at = down.place<i32>(rows), status_at = down.place<i32>(rows), logprob_at = down.place<float>(n),
-            top_id_at = down.place<i32>(n * wanted.most), top_logprob_at = down.place<float>(n * wanted.most);
+  const i64 ids_at = down.place<i32>(rows), status_at = down.place<i32>(rows),
+            logprob_at = down.place<float>(n), top_id_at = down.place<i32>(n * wanted.most),
+            top_logprob_at = down.place<float>(n * wanted.most);
   const i64 down_begin = round_up(up.bytes(), 256);
   ASSIGN(void* const device, s.scratch(Scratch::kSample, down_begin + down.bytes()));
   ASSIGN(void* const host, s.pinned(Scratch::kSample, down_begin + down.bytes()));

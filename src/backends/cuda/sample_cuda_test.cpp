@@ -87,8 +87,8 @@ class SampleOnGpu : public testing::Test {
     rng = Rng(seed);
   }
   // Rows `stride` apart, with NaN between them; `skew` floats past the buffer's beginning.
-  std::vector<SampledToken> run(const std::vector<std::vector<float>>& logits, std::span<const SampleRow> rows,
-                                i64 pad = 0, i64 skew = 0) {
+  std::vector<SampledToken> run(const std::vector<std::vector<float>>& logits,
+                                std::span<const SampleRow> rows, i64 pad = 0, i64 skew = 0) {
     const i64 n = static_cast<i64>(logits.size()), vocab = static_cast<i64>(logits[0].size());
     std::vector<float> all(static_cast<std::size_t>(skew + n * (vocab + pad)), kNaN);
     for (i64 i = 0; i < n; ++i)
@@ -359,9 +359,8 @@ TEST_F(SampleOnGpu, ARecordedDrawReadsItsParametersFromTheDevice) {
   a.params = static_cast<const SampleRowParams*>(params.data());
   a.ids = static_cast<i32*>(out.data());
   a.status = a.ids + 1;
-  auto graph = device->capture(*stream, [&]() -> Status {
-    return status_of(sample_draw(a, handle_of(*stream)), "sample_draw");
-  });
+  auto graph = device->capture(
+      *stream, [&]() -> Status { return status_of(sample_draw(a, handle_of(*stream)), "sample_draw"); });
   ASSERT_TRUE(graph) << graph.error().message;
   for (u64 position = 0; position < 20; ++position) {
     SampleRow r;

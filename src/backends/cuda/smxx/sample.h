@@ -20,10 +20,10 @@ enum SampleStatus : int32_t {
 
 // How one row is drawn. Edits are its entries of DrawArgs::edits.
 struct SampleRowParams {
-  double uniform;                // of [0, 1)
-  float inverse_temperature;     // 0: the best token, ties to the lower id
-  float top_p, min_p;            // 1 and 0: off
-  int32_t top_k;                 // 0: off
+  double uniform;                         // of [0, 1)
+  float inverse_temperature;              // 0: the best token, ties to the lower id
+  float top_p, min_p;                     // 1 and 0: off
+  int32_t top_k;                          // 0: off
   float repetition, presence, frequency;  // penalties
   int32_t edit_begin, edit_end;
   int32_t unused;

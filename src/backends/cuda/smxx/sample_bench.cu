@@ -76,9 +76,12 @@ int main(int argc, char** argv) {
       float temperature, top_p, min_p;
       int top_k;
     };
-    for (const Case c : {Case{"greedy by the drawing kernel", 0, 1, 0, 0}, {"temperature 1", 1, 1, 0, 0},
-                         {"top_p 0.95, temperature 0.7", 0.7f, 0.95f, 0, 0}, {"top_k 50", 1, 1, 0, 50},
-                         {"top_k 50, top_p 0.9", 1, 0.9f, 0, 50}, {"min_p 0.05", 1, 1, 0.05f, 0}}) {
+    for (const Case c : {Case{"greedy by the drawing kernel", 0, 1, 0, 0},
+                         {"temperature 1", 1, 1, 0, 0},
+                         {"top_p 0.95, temperature 0.7", 0.7f, 0.95f, 0, 0},
+                         {"top_k 50", 1, 1, 0, 50},
+                         {"top_k 50, top_p 0.9", 1, 0.9f, 0, 50},
+                         {"min_p 0.05", 1, 1, 0.05f, 0}}) {
       std::vector<SampleRowParams> p(static_cast<size_t>(rows));
       for (auto& r : p) {
         r = {};

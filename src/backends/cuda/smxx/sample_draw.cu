@@ -1,5 +1,7 @@
+#include <climits>
+
 #include "backends/cuda/smxx/sample_launch.cuh"
-#include "backends/cuda/smxx/sample_row.cuh"
+#include "backends/cuda/smxx/sample_select.cuh"
 
 namespace trireme::cuda {
 namespace {
@@ -25,22 +27,22 @@ __device__ void edit(float* x, int begin, int end, const DrawArgs& a, const Samp
 
 // The worst rank that top-k and then top-p leave.
 __device__ uint64_t threshold(Row& row, const Weigher& w, int top_k, float top_p) {
-  clear_histogram(row.s);
-  __syncthreads();
+  const bool by_count = top_k > 0, by_mass = top_p < 1;
+#pragma unroll 4
   for (int i = 0; i < row.mine; ++i) {
     const float x = row.x[i];
     const int bucket = w.bucket(x);
-    if (bucket < kBuckets - 1) add(row.s, bucket, Weigher::mass(w.weight(x)));  // the last has no mass
+    if (bucket == kBuckets - 1) continue;  // no mass
+    if (by_mass) row.s.whole.add_mass(bucket, Weigher::mass(w.weight(x)));
+    if (by_count) row.s.whole.add_count(bucket);
   }
-  row.cluster.sync();
-  const Histogram h = read_histogram(row, row.blocks());
-  Threshold t = {0, h.all.mass};
-  if (top_k > 0) t = select(row, w, h, true, static_cast<uint64_t>(top_k));
-  if (top_p < 1) {
+  Threshold t = {0, sum_whole(row)};
+  if (by_count) t = select(row, w, true, static_cast<uint64_t>(top_k));
+  if (by_mass) {
     // What top-k leaves has this mass or more among the best tokens, so that the search ends among them.
-    const double wanted = static_cast<double>(top_p) * static_cast<double>(t.mass);
-    const uint64_t whole = max(uint64_t{1}, min(t.mass, static_cast<uint64_t>(ceil(wanted))));
-    t.rank = select(row, w, h, false, whole).rank;
+    const double share = static_cast<double>(top_p) * static_cast<double>(t.mass);
+    const uint64_t wanted = max(uint64_t{1}, min(t.mass, static_cast<uint64_t>(ceil(share))));
+    t.rank = select(row, w, false, wanted).rank;
   }
   return t.rank;
 }
@@ -48,20 +50,23 @@ __device__ uint64_t threshold(Row& row, const Weigher& w, int top_k, float top_p
 // The first token, by id, at which the sum of what stays passes the uniform number's share of the whole.
 __device__ void invert(Row& row, const Weigher& w, uint64_t least, float min_p, double uniform, int best_id,
                        int32_t* id) {
-  const auto mass_of = [&](int i) -> uint64_t {
-    const float x = row.x[i], weight = w.weight(x);
-    if (weight < min_p || rank_of(x, row.first_id + i) < least) return 0;
-    return Weigher::mass(weight);
+  const float least_x = least == 0 ? -INFINITY : value_of(least);
+  const int last_id = least == 0 ? INT_MAX : id_of(least);  // of those at least_x
+  const auto mass_of = [&](float x, int token) -> uint64_t {
+    const float weight = w.weight(x);
+    const bool stays = weight >= min_p && (x > least_x || (x == least_x && token <= last_id));
+    return stays ? Weigher::mass(weight) : 0;
   };
-  Sum mine = {0, 0}, all;
-  for (int i = 0; i < row.mine; ++i) mine.mass += mass_of(i);
-  Sum before = sum_before(mine, all, row.s);
-  if (threadIdx.x == 0) row.s.total = all.mass;
+  uint64_t mine = 0, all = 0;
+#pragma unroll 4
+  for (int i = 0; i < row.mine; ++i) mine += mass_of(row.x[i], row.first_id + i);
+  uint64_t before = mass_before(mine, all, row.s);
+  if (threadIdx.x == 0) row.s.total = all;
   row.cluster.sync();
   uint64_t total = 0;
   for (int b = 0; b < row.blocks(); ++b) {
-    const uint64_t block = *row.cluster.map_shared_rank(&row.s.total, b);
-    if (b < static_cast<int>(row.cluster.block_rank())) before.mass += block;
+    const uint64_t block = row.of(row.s.total, b);
+    if (b < static_cast<int>(row.cluster.block_rank())) before += block;
     total += block;
   }
   if (total == 0) {  // min_p above 1 leaves nothing
@@ -69,11 +74,23 @@ __device__ void invert(Row& row, const Weigher& w, uint64_t least, float min_p, 
     return;
   }
   const uint64_t target = min(total - 1, static_cast<uint64_t>(uniform * static_cast<double>(total)));
-  if (target < before.mass || target >= before.mass + mine.mass) return;
-  uint64_t sum = before.mass;
-  int i = 0;
-  while ((sum += mass_of(i)) <= target) ++i;
-  *id = row.first_id + i;
+  const bool here = target >= before && target - before < mine;
+  const uint32_t owners = __ballot_sync(~0u, here);
+  if (owners == 0) return;
+  // The warp looks for the token in its one lane's stretch.
+  const int owner = __ffs(static_cast<int>(owners)) - 1, lane = threadIdx.x % kLanes;
+  uint64_t sum = __shfl_sync(~0u, before, owner);
+  const int n = __shfl_sync(~0u, row.mine, owner), first_id = __shfl_sync(~0u, row.first_id, owner);
+  const float* const x = row.x + (first_id - row.first_id);
+  for (int i = 0; i < n; i += kLanes) {
+    const uint64_t upto = warp_prefix(i + lane < n ? mass_of(x[i + lane], first_id + i + lane) : 0);
+    const uint32_t passed = __ballot_sync(~0u, sum + upto > target);
+    if (passed != 0) {
+      if (lane == 0) *id = first_id + i + __ffs(static_cast<int>(passed)) - 1;
+      return;
+    }
+    sum += __shfl_sync(~0u, upto, kLanes - 1);
+  }
 }
 
 __global__ void __launch_bounds__(kThreads, 1) draw(DrawArgs a) {
@@ -98,7 +115,7 @@ __global__ void __launch_bounds__(kThreads, 1) draw(DrawArgs a) {
   if (status != kSampled || p.inverse_temperature == 0 || p.top_k == 1) {
     if (first) a.ids[at] = status == kSampled ? id_of(best) : 0;
   } else {
-    const Weigher w = {value_of(best), p.inverse_temperature};
+    const Weigher w(value_of(best), p.inverse_temperature);
     const bool limited = p.top_k > 0 && p.top_k < a.vocab;
     const uint64_t least = limited || p.top_p < 1 ? threshold(row, w, limited ? p.top_k : 0, p.top_p) : 0;
     invert(row, w, least, p.min_p, p.uniform, id_of(best), a.ids + at);

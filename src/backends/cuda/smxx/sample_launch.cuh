@@ -5,6 +5,8 @@
 
 namespace trireme::cuda::sampling {
 
+static_assert(sizeof(Shared) + kMaxBlockLogits * sizeof(float) <= 227 * 1024);
+
 template <class Args>
 cudaError_t launch_rows(void (*kernel)(Args), const Args& args, int rows, int vocab, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;

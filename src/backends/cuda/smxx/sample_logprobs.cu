@@ -1,5 +1,5 @@
 #include "backends/cuda/smxx/sample_launch.cuh"
-#include "backends/cuda/smxx/sample_row.cuh"
+#include "backends/cuda/smxx/sample_select.cuh"
 
 namespace trireme::cuda {
 namespace {
@@ -7,11 +7,11 @@ namespace {
 using namespace sampling;
 
 // The best `n` of the row, best first, into the list of the first block.
-__device__ void best_ranks(Row& row, const Weigher& w, const Histogram& h, int n) {
+__device__ void best_ranks(Row& row, const Weigher& w, int n) {
   Shared& s = row.s;
-  const uint64_t least = select(row, w, h, true, static_cast<uint64_t>(n)).rank;
-  uint64_t* const list = row.cluster.map_shared_rank(s.list, 0);
-  uint32_t* const listed = row.cluster.map_shared_rank(&s.listed, 0);
+  const uint64_t least = select(row, w, true, static_cast<uint64_t>(n)).rank;
+  uint64_t* const list = &row.of(s.list[0], 0);
+  uint32_t* const listed = &row.of(s.listed, 0);
   for (int i = 0; i < row.mine; ++i) {
     const uint64_t rank = rank_of(row.x[i], row.first_id + i);
     if (rank < least) continue;
@@ -20,12 +20,13 @@ __device__ void best_ranks(Row& row, const Weigher& w, const Histogram& h, int n
   }
   row.cluster.sync();
   if (row.cluster.block_rank() != 0) return;
-  static_assert(kMaxTopLogprobs <= kThreads);
-  const uint64_t mine = static_cast<int>(threadIdx.x) < n ? s.list[threadIdx.x] : 0;
+  static_assert(kMaxTopLogprobs <= kThreads && kMaxTopLogprobs <= kList);
+  const int i = threadIdx.x;
+  const uint64_t mine = i < n ? s.list[i] : 0;
   int place = 0;
-  for (int i = 0; i < n; ++i) place += s.list[i] > mine ? 1 : 0;
+  for (int j = 0; j < n; ++j) place += s.list[j] > mine ? 1 : 0;
   __syncthreads();
-  if (static_cast<int>(threadIdx.x) < n) s.list[place] = mine;
+  if (i < n) s.list[place] = mine;
   __syncthreads();
 }
 
@@ -37,27 +38,25 @@ __global__ void __launch_bounds__(kThreads, 1) logprobs(LogprobArgs a) {
   const int n = a.top[at];
   Row row = load_row(logits, a.vocab, memory);
   const uint64_t best = best_of(row);
-  const Weigher w = {value_of(best), 1.0f};
-  clear_histogram(row.s);
-  __syncthreads();
+  const Weigher w(value_of(best), 1.0f);
   uint32_t far = 0;  // tokens without mass: all in the last bucket
   for (int i = 0; i < row.mine; ++i) {
-    const uint64_t mass = Weigher::mass(w.weight(row.x[i]));
     const int bucket = w.bucket(row.x[i]);
-    if (bucket < kBuckets - 1)
-      add(row.s, bucket, mass);
-    else
+    if (bucket == kBuckets - 1) {
       ++far;
+    } else {
+      row.s.whole.add_mass(bucket, Weigher::mass(w.weight(row.x[i])));
+      row.s.whole.add_count(bucket);
+    }
   }
   far = __reduce_add_sync(~0u, far);
-  if (threadIdx.x % kLanes == 0 && far != 0) atomicAdd(&row.s.count[kBuckets - 1], far);
-  cluster.sync();
-  const Histogram h = read_histogram(row, row.blocks());
-  const double log_sum = log(static_cast<double>(h.all.mass) * 0x1p-44) + static_cast<double>(value_of(best));
+  if (threadIdx.x % kLanes == 0 && far != 0) row.s.whole.add_count(kBuckets - 1, far);
+  const double log_sum =
+      log(static_cast<double>(sum_whole(row)) * 0x1p-44) + static_cast<double>(value_of(best));
   const auto logprob = [log_sum](float x) { return static_cast<float>(static_cast<double>(x) - log_sum); };
   if (cluster.block_rank() == 0 && threadIdx.x == 0) a.logprob[at] = logprob(logits[a.ids[a.row[at]]]);
   if (n > 0) {
-    best_ranks(row, w, h, n);
+    best_ranks(row, w, n);
     if (cluster.block_rank() == 0 && static_cast<int>(threadIdx.x) < n) {
       const uint64_t rank = row.s.list[threadIdx.x];
       a.top_id[at * a.top_stride + threadIdx.x] = id_of(rank);
