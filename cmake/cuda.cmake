@@ -8,11 +8,11 @@ if(TRIREME_CUDA STREQUAL "ON" OR (TRIREME_CUDA STREQUAL "AUTO" AND TRIREME_NVCC 
     message(FATAL_ERROR "TRIREME_CUDA=ON needs nvcc (CUDA 13): run tools/install_cuda, or put nvcc on the PATH.")
   endif()
   set(CMAKE_CUDA_COMPILER ${TRIREME_NVCC})
-  set(CMAKE_CUDA_ARCHITECTURES OFF)  # CMake 3.25 knows no 90a: the flags below say it
-  set(CMAKE_CUDA_STANDARD 20)
-  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA_ARCHITECTURES OFF)  # CMake 3.25 knows neither 90a nor CUDA 13's C++20: the flags below say both
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   enable_language(CUDA)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
   find_package(CUDAToolkit REQUIRED)
   set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
   set(TRIREME_CUDA_FLAGS -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr -lineinfo)

@@ -19,7 +19,13 @@ void ModelFlags::add(CLI::App& app) {
                "The same request gives the same bytes whatever batch, chunking or cache hit it meets");
   app.add_option("--max-model-len,--context-length", o.max_model_len,
                  "Prompt and answer together; 0: what the model allows");
-  app.add_option("--kv-cache-dtype", kv_cache_dtype, "auto, bfloat16 or float32")->capture_default_str();
+  app.add_option("--kv-cache-dtype", kv_cache_dtype, "auto, bfloat16, float32 (CPU) or fp8 (MLA on a GPU)")
+      ->capture_default_str();
+  app.add_option("--activation-dtype", activation_dtype,
+                 "On a GPU, what FP8 weights are multiplied with: fp8 (auto), or bfloat16, which takes the "
+                 "weights out to "
+                 "bfloat16 as well")
+      ->capture_default_str();
   app.add_option("--load-format", load_format, "auto, or dummy for random weights of the right shape")
       ->capture_default_str();
   app.add_option("--model-config", o.model_config, "A bare config.json, with dummy weights");
@@ -42,6 +48,10 @@ Result<engine::RuntimeOptions> ModelFlags::resolve() const {
   out.dummy =
       load_format == "dummy" || !out.geometry.empty() || (!out.model_config.empty() && out.model.empty());
   if (out.layers < 0) return invalid("--num-layers {}: must be at least 1", out.layers);
+  if (activation_dtype != "auto" && activation_dtype != "fp8" && activation_dtype != "bfloat16" &&
+      activation_dtype != "bf16")
+    return invalid("--activation-dtype {}: use auto, fp8 or bfloat16", activation_dtype);
+  out.fp8_activations = !activation_dtype.starts_with("b");
   ASSIGN(out.kv_dtype, engine::parse_kv_dtype(kv_cache_dtype));
   out.progress = progress_bar("loading");
   return out;

@@ -1,19 +1,31 @@
 #include "engine/runtime.h"
 
 #include "backends/cpu/cpu_backend.h"
+#ifdef TRIREME_CUDA
+#include "backends/cuda/cuda_backend.h"
+#endif
 #include "base/clock.h"
 #include "models/geometry.h"
 
 namespace trireme::engine {
 
 Result<std::unique_ptr<Backend>> make_backend(const RuntimeOptions& options) {
+  if (options.device != "auto" && options.device != "cpu" && options.device != "cuda") {
+    return invalid("--device {}: there are auto, cpu and cuda", options.device);
+  }
+#ifdef TRIREME_CUDA
+  if (options.device == "cuda" || (options.device == "auto" && !options.oracle && cuda::cuda_present())) {
+    if (options.oracle) return invalid("--oracle is the reference on the CPU: leave out --device cuda");
+    return cuda::make_cuda_backend(
+        {.fp8_activations = options.fp8_activations, .deterministic = options.deterministic});
+  }
+#else
   if (options.device == "cuda") {
     return fail(ErrorCode::kUnsupported,
-                "--device cuda: this program was built without CUDA; use --device cpu");
+                "--device cuda: this program was built without CUDA; build it with tools/build_cuda, or use "
+                "--device cpu");
   }
-  if (options.device != "auto" && options.device != "cpu") {
-    return invalid("--device {}: there are auto and cpu", options.device);
-  }
+#endif
   if (options.threads < 0 || options.threads > 1024)
     return invalid("--threads {}: must be 0 (one a core) to 1024", options.threads);
   if (options.oracle) return cpu::make_oracle_backend();
@@ -78,8 +90,9 @@ Result<Runtime> load_runtime(const RuntimeOptions& options) {
   ASSIGN(r.max_model_len, max_model_len_of(options, r.config));
   ASSIGN(r.backend, make_backend(options));
   r.kv_dtype = kv_dtype_for(options, r.config, *r.backend);
-  const models::ModelOptions model_options{.absorb_all = options.deterministic,
-                                           .max_positions = r.max_model_len};
+  TRY(check_kv_dtype(r.kv_dtype, r.config, *r.backend));
+  const models::ModelOptions model_options{
+      .absorb_all = options.deterministic, .max_positions = r.max_model_len, .ep_slice = options.ep_slice};
   ASSIGN(r.model, models::load_model(r.config, *source, *r.backend, model_options, options.progress));
   r.load_seconds = seconds(SteadyClock().now() - begin);
   return r;
@@ -89,10 +102,21 @@ Result<std::optional<DType>> parse_kv_dtype(const std::string& name) {
   if (name == "auto") return std::optional<DType>{};
   if (name == "bfloat16" || name == "bf16") return std::optional{DType::kBF16};
   if (name == "float32" || name == "fp32") return std::optional{DType::kF32};
-  if (name.starts_with("fp8"))
-    return fail(ErrorCode::kUnsupported, "--kv-cache-dtype {}: this build keeps KV in bfloat16 or float32",
-                name);
-  return invalid("--kv-cache-dtype {}: use auto, bfloat16 or float32", name);
+  if (name == "fp8" || name == "fp8_e4m3") return std::optional{DType::kF8E4M3};
+  return invalid("--kv-cache-dtype {}: use auto, bfloat16, float32 or fp8", name);
+}
+
+Status check_kv_dtype(DType dtype, const models::ModelConfig& config, const Backend& backend) {
+  const bool cuda = backend.act() == DType::kBF16,
+             mla = config.architecture == models::Architecture::kDeepseekV3;
+  if (dtype == DType::kF32 && cuda)
+    return fail(ErrorCode::kUnsupported, "--kv-cache-dtype float32: on a GPU use bfloat16 or fp8");
+  if (dtype != DType::kF8E4M3) return {};
+  if (!cuda) return fail(ErrorCode::kUnsupported, "--kv-cache-dtype fp8: only with --device cuda");
+  if (!mla || config.mla.kv_lora_rank % 128 != 0 || config.mla.qk_rope_head_dim % 8 != 0)
+    return fail(ErrorCode::kUnsupported,
+                "--kv-cache-dtype fp8: only for MLA with latents of whole blocks of 128");
+  return {};
 }
 
 }  // namespace trireme::engine

@@ -21,6 +21,8 @@ struct RuntimeOptions {
   bool deterministic = false;
   i64 max_model_len = 0;          // 0: what config.json says
   std::optional<DType> kv_dtype;  // default: the backend's
+  bool fp8_activations = true;    // on devices that multiply in FP8; see --activation-dtype
+  i64 ep_slice = 0;               // models::ModelOptions
   models::Loader::Progress progress;
 };
 
@@ -45,7 +47,9 @@ Result<i64> max_model_len_of(const RuntimeOptions& options, const models::ModelC
 DType kv_dtype_for(const RuntimeOptions& options, const models::ModelConfig& config, const Backend& backend);
 Result<Runtime> load_runtime(const RuntimeOptions& options);
 
-// "auto", "bfloat16", "float32" (and the short forms that SGLang and vLLM take).
+// "auto", "bfloat16", "float32", "fp8" (and the short forms that SGLang and vLLM take).
 Result<std::optional<DType>> parse_kv_dtype(const std::string& name);
+// What cannot be had together, by name: checked before anything is loaded.
+Status check_kv_dtype(DType dtype, const models::ModelConfig& config, const Backend& backend);
 
 }  // namespace trireme::engine

@@ -69,8 +69,8 @@ class CudaBackend final : public Backend {
   }
   bool stacks() const override { return true; }
   Status finish_loading() override { return device_->uploader().finish(); }
-  i64 attention_plan_bytes(const KvLayout& layout, int heads, i64 tokens, i64 seqs) const override {
-    return cuda::attention_plan_bytes(layout, heads, tokens, seqs, device_->sms());
+  i64 attention_plan_bytes(const PlanAttentionArgs& args) const override {
+    return cuda::attention_plan_bytes(args, *device_);
   }
 
  private:
@@ -91,7 +91,7 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options) {
   if (auto opened = CublasLt::open())
     lt = std::move(*opened);
   else
-    log::warn("{}; BF16 products run on our own kernels", opened.error().message);
+    spdlog::warn("{}; BF16 products run on our own kernels", opened.error().message);
   device->serve(std::make_unique<LinearOps>(std::move(lt), options.fp8_activations, options.deterministic),
                 options.deterministic);
   return std::make_unique<CudaBackend>(std::move(device), options);
