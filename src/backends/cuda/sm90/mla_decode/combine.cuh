@@ -5,7 +5,7 @@
 namespace trireme::cuda::mla {
 
 inline constexpr int kCombineThreads = 256;
-inline constexpr int kCombineShares = 64;     // of one row tile of one cut
+inline constexpr int kCombineQuarters = 4;    // of a row
 inline constexpr int kCombineColumns = 128;   // of one warp: a float4 a lane
 inline constexpr int kCombineFewPieces = 12;  // that many or fewer: one warp merges them all
 
@@ -52,8 +52,9 @@ struct CombineRow {
   }
 };
 
-__device__ void combine_share(const Params& p, const Cut& cut, int tile, int share) {
-  const Unit unit = reinterpret_cast<const Unit*>(p.plan + p.layout.units_at())[cut.unit];
+// share: of `shares`, at least 4 for every 8 rows.
+__device__ __forceinline__ void combine_share(const Params& p, const Cut& cut, const Unit& unit, int tile, int share,
+                                              int shares) {
   const int rows = min(unit.rows - tile * kTileRows, kTileRows);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (cut.pieces <= kCombineFewPieces) {
@@ -64,7 +65,7 @@ __device__ void combine_share(const Params& p, const Cut& cut, int tile, int sha
     return;
   }
   __shared__ float4 sums[kCombineThreads / 32][32];
-  for (int item = share; item < rows * 4; item += kCombineShares) {
+  for (int item = share; item < rows * 4; item += shares) {
     const CombineRow r{p, cut, tile, item / 4, item % 4};
     const float lse = r.merged_lse(lane);
     __syncthreads();
@@ -82,15 +83,24 @@ __device__ void combine_share(const Params& p, const Cut& cut, int tile, int sha
   }
 }
 
-// Any grid: CTAs take (cut, tile, share of the rows) in turn.
-__global__ __launch_bounds__(kCombineThreads) void combine_kernel(const Params p) {
-  grid_dependency_wait();
+// Any grid: CTAs take (cut, tile, share of the rows) in turn. least_shares: that cover the rows of a tile.
+__global__ __launch_bounds__(kCombineThreads, 5) void combine_kernel(const Params p, int least_shares) {
+  // The plan is older than the kernel that this one waits for.
   const int cuts = *reinterpret_cast<const std::int32_t*>(p.plan + p.layout.cut_count_at());
-  const int shares = cuts * p.layout.tiles * kCombineShares;
-  for (int i = static_cast<int>(blockIdx.x); i < shares; i += static_cast<int>(gridDim.x)) {
-    const Cut cut = reinterpret_cast<const Cut*>(p.plan + p.layout.cuts_at())[i / (kCombineShares * p.layout.tiles)];
-    combine_share(p, cut, i / kCombineShares % p.layout.tiles, i % kCombineShares);
+  const Cut* const all = reinterpret_cast<const Cut*>(p.plan + p.layout.cuts_at());
+  const Unit* const units = reinterpret_cast<const Unit*>(p.plan + p.layout.units_at());
+  const int grid = static_cast<int>(gridDim.x), tiles = cuts * p.layout.tiles;
+  const int shares = tiles == 0 ? 1 : min(max(grid / tiles, least_shares), kTileRows * kCombineQuarters);
+  int i = static_cast<int>(blockIdx.x);
+  bool waited = false;
+  for (; i < tiles * shares; i += grid) {
+    const Cut cut = all[i / shares / p.layout.tiles];
+    const Unit unit = units[cut.unit];
+    if (!waited) grid_dependency_wait();
+    waited = true;
+    combine_share(p, cut, unit, i / shares % p.layout.tiles, i % shares, shares);
   }
+  if (!waited) grid_dependency_wait();
 }
 
 }  // namespace trireme::cuda::mla

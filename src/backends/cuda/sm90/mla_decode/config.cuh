@@ -63,7 +63,6 @@ struct Params {
   const std::uint64_t* tree_mask;
   const unsigned char* cache;
   int page_bytes;
-  int prefetch, evict;
   std::uint16_t* out;          // BF16
   std::int64_t out_stride;
   float* lse;

@@ -28,56 +28,81 @@ __device__ __forceinline__ Part make_part(const Params& p) {
   return part;
 }
 
-// The pages of a part one after another, whatever units they belong to.
+// The pages of a part one after another, whatever units they belong to. A warp walks together: its lanes hold what
+// the next 32 units and the next 32 pages need, so that no step waits for memory.
 struct PageWalk {
   const Params& p;
   const Part& part;
-  int unit, page = 0, last = 0, block = 0;
+  const int last_unit, lane;
+  int unit, page = 0, last = 0, first = 0;
   const std::int32_t* table = nullptr;
+  // Of unit `batch` + lane.
+  int batch = 0, unit_seq = 0, unit_row = 0, unit_last = 0, unit_block = 0;
+  // Blocks of pages `run` + lane, and 32 on.
+  int run = 0, blocks = 0, blocks_next = 0;
 
-  __device__ PageWalk(const Params& params, const Part& mine) : p(params), part(mine), unit(mine.begin.unit) {
+  __device__ PageWalk(const Params& params, const Part& mine)
+      : p(params), part(mine), last_unit(mine.last_unit()), lane(static_cast<int>(threadIdx.x) % 32),
+        unit(mine.begin.unit) {
+    load_batch();
     enter();
   }
-  __device__ bool ended() const { return unit > part.last_unit(); }
-  __device__ void enter() {
-    if (ended()) return;
-    page = part.first_page(unit);
-    last = part.last_page(unit);
-    table = p.block_table + part.units[unit].seq * p.block_table_stride;
-    block = table[page];
+  __device__ __forceinline__ bool ended() const { return unit > last_unit; }
+  // Of q: the first of this CTA's tile.
+  __device__ __forceinline__ int q_row() const {
+    return __shfl_sync(~0u, unit_row, unit - batch) + part.tile * kTileRows;
   }
-  __device__ void next() {
-    if (++page < last) {
-      block = table[page];
-      return;
+  __device__ __forceinline__ int block() const {
+    const int later = __shfl_sync(~0u, blocks, (page - run) & 31);
+    const int at_first = __shfl_sync(~0u, unit_block, (unit - batch) & 31);
+    return page == first ? at_first : later;
+  }
+  // Of the page so many (< 32) pages on, or the next unit's first right after this unit's last; otherwise -1.
+  __device__ __forceinline__ int block_ahead(int pages) const {
+    const int at = page + pages - run, next_unit = unit + 1 - batch;
+    const int near = __shfl_sync(~0u, blocks, at & 31), far = __shfl_sync(~0u, blocks_next, at & 31);
+    const int at_first = __shfl_sync(~0u, unit_block, next_unit & 31);
+    if (page + pages < last) return at < 32 ? near : far;
+    return page + pages == last && next_unit < 32 && unit < last_unit ? at_first : -1;
+  }
+  __device__ __forceinline__ void next() {
+    if (++page == last) {
+      if (++unit > last_unit) return;
+      if (unit - batch == 32) load_batch();
+      enter();
+    } else if (page - run == 32) {
+      run = page;
+      blocks = blocks_next;
+      load_next_run();
     }
-    ++unit;
-    enter();
+  }
+
+ private:
+  __device__ __forceinline__ void load_batch() {
+    batch = unit;
+    const int mine = unit + lane;
+    if (mine > last_unit) return;
+    const Unit& u = part.units[mine];
+    unit_seq = u.seq;
+    unit_row = u.row;
+    unit_last = part.last_page(mine);
+    unit_block = p.block_table[unit_seq * p.block_table_stride + part.first_page(mine)];
+  }
+  __device__ __forceinline__ void enter() {
+    first = page = run = part.first_page(unit);
+    last = __shfl_sync(~0u, unit_last, unit - batch);
+    table = p.block_table + __shfl_sync(~0u, unit_seq, unit - batch) * p.block_table_stride;
+    if (run + lane < last) blocks = table[run + lane];
+    load_next_run();
+  }
+  __device__ __forceinline__ void load_next_run() {
+    if (run + 32 + lane < last) blocks_next = table[run + 32 + lane];
   }
 };
 
 __device__ __forceinline__ void prefetch_l2(const void* data, int bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(data), "r"(bytes) : "memory");
 }
-
-// Asks L2 for pages before their buffers are free, so that the loads themselves are short.
-struct Prefetcher {
-    PageWalk walk;
-  int count = 0;
-
-  __device__ Prefetcher(const Params& p, const Part& part, bool active = true) : walk(p, part) {
-    for (int i = 0; i < p.prefetch && active; ++i) step();
-  }
-  // The CTAs of a two-tile unit take turns.
-  __device__ void step() {
-    if (walk.ended() || walk.p.prefetch == 0) return;
-    const Params& p = walk.p;
-    if (p.layout.tiles == 1 || (count & 1) == walk.part.tile)
-      prefetch_l2(p.cache + static_cast<std::int64_t>(walk.block) * p.page_bytes, p.page_bytes);
-    walk.next();
-    ++count;
-  }
-};
 
 inline constexpr std::uint32_t kBoxBytes = kBox * 2;
 
@@ -89,34 +114,32 @@ __device__ __forceinline__ void load_q(SharedMemory& s, const Maps& maps, int ro
   tma_load_2d(s.q[kRopeBox], &maps.q_rope, &s.q_full, 0, row);
 }
 
-// One thread: everything of a BF16 cache.
+// One warp: everything of a BF16 cache.
 __device__ void load_pages(SharedMemory& s, const Params& p, const Maps& maps, const Part& part) {
   const auto load_box = [&](int buffer, int box, int row) {
     mbarrier_arrive_expect_tx(&s.k_full[buffer][box], kBoxBytes);
-    tma_load_2d(s.k[buffer][box], &maps.cache, &s.k_full[buffer][box], box * 64, row,
-                p.evict ? L2Hint::evict_first : L2Hint::normal);
+    tma_load_2d(s.k[buffer][box], &maps.cache, &s.k_full[buffer][box], box * 64, row, L2Hint::evict_first);
   };
   PageWalk walk(p, part);
-  Prefetcher prefetcher(p, part);
   std::uint32_t unit_count = 0;
   int unit = -1;
-  for (std::uint32_t count = 0; !walk.ended(); ++count) {
-    if (walk.unit != unit) {
-      unit = walk.unit;
-      load_q(s, maps, part.units[unit].row + part.tile * kTileRows, unit_count++);
-    }
-    const int row = walk.block * kPage;
-    walk.next();
+  for (std::uint32_t count = 0; !walk.ended(); ++count, walk.next()) {
+    const int row = walk.block() * kPage, q_row = walk.q_row();
     const int buffer = static_cast<int>(count & 1);
     const std::uint32_t free_parity = ((count >> 1) & 1) ^ 1;
-    mbarrier_wait(&s.k_rope_free[buffer], free_parity);
-    load_box(buffer, kRopeBox, row);
-    for (int i = 0; i < 2; ++i) {
-      const int half = i ^ buffer;  // the owner's own half is free first, and its scores start there
-      mbarrier_wait(&s.k_half_free[buffer][half], free_parity);
-      for (int box = half * 4; box < half * 4 + 4; ++box) load_box(buffer, box, row);
+    if (walk.lane == 0) {
+      if (walk.unit != unit) load_q(s, maps, q_row, unit_count);
+      mbarrier_wait(&s.k_rope_free[buffer], free_parity);
+      load_box(buffer, kRopeBox, row);
+      for (int i = 0; i < 2; ++i) {
+        const int half = i ^ buffer;  // the owner's own half is free first, and its scores start there
+        mbarrier_wait(&s.k_half_free[buffer][half], free_parity);
+        for (int box = half * 4; box < half * 4 + 4; ++box) load_box(buffer, box, row);
+      }
     }
-    prefetcher.step();
+    if (walk.unit != unit) ++unit_count;
+    unit = walk.unit;
+    __syncwarp();
   }
 }
 

@@ -57,7 +57,7 @@ __device__ __forceinline__ void store_fragment(const std::uint32_t* a, std::uint
                : "memory");
 }
 
-template <int kOrder>
+template <int kOrder, bool kRopeInRegisters>
 struct MathWarpgroup {
   SharedMemory& s;
   const Params& p;
@@ -90,9 +90,14 @@ struct MathWarpgroup {
     if (with_rope) {
       mbarrier_wait(&s.k_full[buffer][kRopeBox], parity);
       const std::uint64_t k = wgmma_desc_k_major(s.k[buffer][kRopeBox]);
+      const std::uint64_t q = wgmma_desc_k_major(s.q[kRopeBox]);
 #pragma unroll
-      for (int step = 0; step < 4; ++step)
-        wgmma_bf16_n64_rs_nt(score, q_rope + step * 4, k + step * 2, step != 0);
+      for (int step = 0; step < 4; ++step) {
+        if constexpr (kRopeInRegisters)
+          wgmma_bf16_n64_rs_nt(score, q_rope + step * 4, k + step * 2, step != 0);
+        else
+          wgmma_bf16_n64_ss_nt(score, q + step * 2, k + step * 2, step != 0);
+      }
     }
 #pragma unroll
     for (int i = from; i < to; ++i) {
@@ -239,7 +244,7 @@ struct MathWarpgroup {
   // frees a buffer, and its probabilities come at about that time.
   __device__ __forceinline__ void begin_page(std::uint32_t count) {
     wgmma_hold(score);
-    wgmma_hold(q_rope);
+    if constexpr (kRopeInRegisters) wgmma_hold(q_rope);
     wgmma_fence();
     issue_scores(static_cast<int>(count & 1), (count >> 1) & 1, 0, kOrder, true);
     wgmma_commit();
@@ -277,7 +282,7 @@ struct MathWarpgroup {
   __device__ __forceinline__ void begin_unit(int pages, std::uint32_t units_done) {
     mbarrier_wait(&s.q_full, units_done & 1);
 #pragma unroll
-    for (int step = 0; step < 4; ++step)
+    for (int step = 0; step < 4 && kRopeInRegisters; ++step)
       load_fragment(q_rope + step * 4, smem_address(s.q[kRopeBox]) + fragment_offset(warp, lane, step));
     const int i = first_own();
     if (i < pages)

@@ -5,6 +5,7 @@
 #include "backends/cuda/sm90/mla_decode/load_fp8.cuh"
 #include "backends/cuda/sm90/mla_decode/math.cuh"
 #include "backends/cuda/sm90/mla_decode/plan.h"
+#include <algorithm>
 #include <cstdlib>
 
 namespace trireme::cuda {
@@ -12,7 +13,7 @@ namespace mla {
 namespace {
 
 constexpr int kThreads = 384;        // two math warpgroups, then one that loads
-constexpr int kCombineCtasEach = 4;  // of a multiprocessor
+constexpr int kCombineCtasEach = 5;  // of a multiprocessor
 
 template <bool kFp8>
 __device__ void init_barriers(SharedMemory& s) {
@@ -33,6 +34,11 @@ __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_consta
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   SharedMemory& s = *reinterpret_cast<SharedMemory*>(shared_bytes);
   if (threadIdx.x == 0) init_barriers<kFp8>(s);
+  if (threadIdx.x == 256) {
+    prefetch_tensor_map(&maps.q_latent);
+    prefetch_tensor_map(&maps.q_rope);
+    prefetch_tensor_map(&maps.cache);
+  }
   __syncthreads();
   grid_dependency_wait();
   grid_launch_dependents();
@@ -40,14 +46,14 @@ __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_consta
   const Part part = make_part(p);
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
   if (warpgroup == 2) {
-    register_limit_decrease<kFp8 ? 72 : 24>();
+    register_limit_decrease<kFp8 ? 96 : 40>();
     if constexpr (kFp8)
-      load_pages_fp8(s, p, maps, part, static_cast<int>(threadIdx.x) % 128);
-    else if (threadIdx.x == 256)
+      load_pages_fp8<kOrder / 10>(s, p, maps, part, static_cast<int>(threadIdx.x) % 128);
+    else if (threadIdx.x < 288)
       load_pages(s, p, maps, part);
   } else {
-    register_limit_increase<kFp8 ? 216 : 240>();
-    MathWarpgroup<kOrder> math(s, p, part, warpgroup, static_cast<int>(threadIdx.x) % 128);
+    register_limit_increase<kFp8 ? 208 : 232>();
+    MathWarpgroup<kOrder % 10, kOrder / 10 == 0> math(s, p, part, warpgroup, static_cast<int>(threadIdx.x) % 128);
     math.run();
   }
 }
@@ -62,7 +68,8 @@ cudaError_t launch(const Params& p, const Maps& maps, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
-cudaError_t launch_combine(const Params& p, cudaStream_t stream) {
+// unit_rows: the most that a sequence can have.
+cudaError_t launch_combine(const Params& p, int unit_rows, cudaStream_t stream) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -72,7 +79,7 @@ cudaError_t launch_combine(const Params& p, cudaStream_t stream) {
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, combine_kernel, p);
+  return cudaLaunchKernelEx(&config, combine_kernel, p, (std::min(unit_rows, kTileRows) + 7) / 8 * kCombineQuarters);
 }
 
 std::size_t partial_rows(const PlanLayout& l) {
@@ -131,19 +138,15 @@ cudaError_t mla_decode(const MlaDecodeArgs& a, cudaStream_t stream) {
   p.rows = a.shape.tokens * a.shape.heads;
 
   p.page_bytes = kPage * (a.cache_type == MlaCache::fp8 ? kFp8Token : (kLatent + kRope) * 2);
-  // variant: order + 10 * prefetch + 1000 * normal hint
-  p.prefetch = g_mla_variant / 10 % 10;
-  p.evict = g_mla_variant / 1000 == 0;
-
   cudaError_t e = cudaSuccess;
-  if (a.cache_type == MlaCache::fp8) e = launch<true, 4>(p, maps, stream);
+  if (a.cache_type == MlaCache::fp8) e = g_mla_variant % 100 == 14 ? launch<true, 14>(p, maps, stream) : g_mla_variant % 100 == 24 ? launch<true, 24>(p, maps, stream) : launch<true, 34>(p, maps, stream);
   else switch (g_mla_variant % 10) {
-    case 0: e = launch<false, 0>(p, maps, stream); break;
+    case 5: e = launch<false, 14>(p, maps, stream); break;
     case 4: e = launch<false, 4>(p, maps, stream); break;
     default: e = launch<false, 8>(p, maps, stream); break;
   }
   if (e != cudaSuccess || a.shape.split == MlaSplit::never || g_mla_variant / 1000 == 2) return e;
-  return launch_combine(p, stream);
+  return launch_combine(p, a.shape.heads * a.shape.max_query_tokens, stream);
 }
 
 }  // namespace trireme::cuda

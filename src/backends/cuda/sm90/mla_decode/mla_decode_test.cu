@@ -91,11 +91,31 @@ TEST_F(MlaDecode, ManySequencesShareEachPart) {
   const std::uint32_t seed = fresh_seed();
   std::mt19937 rng(seed);
   for (const int heads : {16, 128}) {
+    for (const bool fp8 : {false, true}) {
+      std::vector<SequenceSpec> specs;
+      for (int i = 0; i < 300; ++i) specs.push_back({static_cast<int>(rng() % 700), 1});
+      for (int i = 0; i < 5; ++i) specs.push_back({static_cast<int>(1 + rng() % 7000), 1});
+      DeviceBatch d(Batch(specs, heads, seed), fp8, 0.3f, seed);
+      check(d);
+    }
+  }
+}
+
+// More than 32 units a part, and contexts of more than 64 pages.
+TEST_F(MlaDecode, ManyShortSequences) {
+  const std::uint32_t seed = fresh_seed();
+  std::mt19937 rng(seed);
+  for (const bool fp8 : {false, true}) {
     std::vector<SequenceSpec> specs;
-    for (int i = 0; i < 300; ++i) specs.push_back({static_cast<int>(rng() % 700), 1});
-    DeviceBatch d(Batch(specs, heads, seed), false, 0.3f, seed);
+    for (int i = 0; i < 2500; ++i) specs.push_back({static_cast<int>(1 + rng() % 40), 1});
+    DeviceBatch d(Batch(specs, 65, seed), fp8, 0.3f, seed);
     check(d);
   }
+}
+
+TEST_F(MlaDecode, PaddingAlone) {
+  DeviceBatch d(Batch({{0, 1}, {0, 1}, {0, 2}}, 128, 1), false, 0.3f, 1);
+  check(d);
 }
 
 TEST_F(MlaDecode, SeveralTokensAreCausal) {

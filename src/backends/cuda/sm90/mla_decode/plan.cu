@@ -102,32 +102,29 @@ struct Line {
     return unit == units;
   }
 
-  // Gives every part pages worth `budget`; the cuts, and how many. REQUIRES: budget exceeds the mean by a unit's
-  // overhead and the least piece.
-  __device__ int deal_cut(Position* begins, Cut* cuts, int budget) const {
-    Position at{0, 0};
-    Cut cut{-1, 0, 0, 0};
-    int count = 0;
-    for (int part = 0; part < parts; ++part) {
-      if (threadIdx.x == 0) begins[part] = at;
-      if (at.unit == units) continue;
-      const int end = costs[at.unit] + at.page + budget;
-      const int last = first_beyond(at.unit, end) - 1;
-      const int pages = costs[last + 1] - costs[last] - kUnitOverhead;
-      const int page = end - costs[last] - kUnitOverhead;
-      if (page >= pages - kLeastPiece)
-        at = {last + 1, 0};
-      else if (page < kLeastPiece)
-        at = {last, 0};
-      else
-        at = {last, page};
+  // Where the line is cut for `part`.
+  __device__ Position cut_at(int part, int share) const {
+    const int x = part * share;
+    if (part == parts || x >= costs[units]) return {units, 0};
+    const int unit = find_last(costs, units, x);
+    const int pages = costs[unit + 1] - costs[unit] - kUnitOverhead;
+    const int page = x - costs[unit] - kUnitOverhead;
+    if (page >= pages - kLeastPiece) return {unit + 1, 0};
+    return {unit, page < kLeastPiece ? 0 : page};
+  }
+
+  // Gives every part the same length of the line; the cuts, in any order.
+  __device__ void deal_cut(Position* begins, Cut* cuts, int* cut_count, int share) const {
+    for (int part = static_cast<int>(threadIdx.x); part <= parts; part += kThreads) {
+      const Position at = cut_at(part, share);
+      begins[part] = at;
       if (at.page == 0) continue;
-      if (cut.unit != at.unit) cut = {at.unit, part, 1, 0}, ++count;
-      ++cut.pieces;
-      if (threadIdx.x == 0) cuts[count - 1] = cut;
+      const Position before = cut_at(part - 1, share);
+      if (before.unit == at.unit && before.page > 0) continue;
+      Cut cut{at.unit, part - 1, 2, 0};
+      while (part + cut.pieces - 1 < parts && cut_at(part + cut.pieces - 1, share).unit == at.unit) ++cut.pieces;
+      cuts[atomicAdd(cut_count, 1)] = cut;
     }
-    if (threadIdx.x == 0) begins[parts] = {units, 0};
-    return count;
   }
 };
 
@@ -135,8 +132,9 @@ __global__ __launch_bounds__(kThreads, 1) void plan_kernel(const PlanParams p, b
   __shared__ int unit_start[kMlaDecodeMaxSeqs];
   __shared__ int shared_costs[kSharedCosts];
   __shared__ int warp_sums[kThreads / 32];
-  __shared__ int largest;
-  if (threadIdx.x == 0) largest = 0;
+  __shared__ int largest, cut_count;
+  __shared__ bool cutting;
+  if (threadIdx.x == 0) largest = cut_count = 0;
   Unit* const units = reinterpret_cast<Unit*>(p.plan + p.layout.units_at());
   Cut* const cuts = reinterpret_cast<Cut*>(p.plan + p.layout.cuts_at());
   Position* const begins = reinterpret_cast<Position*>(p.plan + p.layout.begins_at());
@@ -184,17 +182,17 @@ __global__ __launch_bounds__(kThreads, 1) void plan_kernel(const PlanParams p, b
   if (tid == 0) costs[total_units] = total_cost;
   __syncthreads();
 
-  if (tid >= 32) return;
   const int share = max((total_cost + p.layout.parts - 1) / p.layout.parts, kLeastShare);
   const Line l{costs, total_units, p.layout.parts};
-  int cut_count = 0;
-  int limit = share + kWholeSlack;
-  if (p.never_split) {
-    limit = max(share, largest);
-    while (!l.deal_whole(begins, limit)) limit += max(limit / 16, 1);
-  } else if (!l.deal_whole(begins, limit)) {
-    cut_count = l.deal_cut(begins, cuts, share + kUnitOverhead + kLeastPiece);
+  if (tid < 32) {
+    int limit = p.never_split ? max(share, largest) : share + kWholeSlack;
+    bool whole = largest <= limit && l.deal_whole(begins, limit);
+    while (p.never_split && !whole) whole = l.deal_whole(begins, limit += max(limit / 16, 1));
+    if (tid == 0) cutting = !whole;
   }
+  __syncthreads();
+  if (cutting) l.deal_cut(begins, cuts, &cut_count, share);
+  __syncthreads();
   if (tid == 0) *reinterpret_cast<std::int32_t*>(p.plan + p.layout.cut_count_at()) = cut_count;
 }
 
