@@ -233,6 +233,50 @@ TEST(CudaElementwise, EmbeddingAndGatheredRows) {
   }
 }
 
+// Each kernel may start before the one ahead has ended; what they read and overwrite must not show it.
+TEST(CudaElementwise, ChainsGiveTheSameBitsAsSingleSteps) {
+  NEED_GPU();
+  constexpr i64 kRows = 300, kColumns = 2048;
+  const Both<float> weight(std::vector<float>(kColumns, 0.5f));
+  const ConstView w(weight.gpu.get(), DType::kF32, {kColumns});
+  std::vector<i32> order;
+  for (i64 r = 0; r < kRows; ++r) order.push_back(below(static_cast<i32>(kRows)));
+  const Both<i32> picks(order);
+  Rows start(kRows, kColumns), y_start(kRows, 2 * kColumns);
+  start.randomise();
+  y_start.randomise();
+  std::vector<u16> want;
+  std::vector<u8> want_codes;
+  for (const bool stepwise : {true, false}) {
+    Rows x(kRows, kColumns), y(kRows, 2 * kColumns), h(kRows, kColumns), g(kRows, kColumns);
+    QuantRows q(kRows, kColumns);
+    x.mem.host = start.mem.host;
+    y.mem.host = y_start.mem.host;
+    x.mem.up();
+    y.mem.up();
+    const auto step = [&](const Status& s) {
+      ASSERT_TRUE(s);
+      if (stepwise) done();
+    };
+    const View half(y.mem.gpu.get(), DType::kBF16, {kRows, kColumns}, 2 * kColumns);
+    for (int i = 0; i < 40; ++i) {
+      step(swiglu({.gate_up = y.view(), .out = h.view(), .q = {}, .rows_used = {}}, *gpu_stream()));
+      step(gather_rows({.x = h.view(), .rows = picks.in(), .out = g.view()}, *gpu_stream()));
+      step(add_rms_norm({.x = x.view(), .y = g.view(), .weight = w, .out = half, .q = {}}, *gpu_stream()));
+      step(add({.x = h.view(), .y = half}, *gpu_stream()));
+      step(rms_norm({.x = h.view(), .weight = w, .out = g.view()}, *gpu_stream()));
+      step(quantise({.x = g.view(), .q = q.view()}, *gpu_stream()));
+    }
+    if (stepwise) {
+      want = x.down().mem.host;
+      want_codes = q.down().codes.host;
+    } else {
+      ASSERT_EQ(x.down().mem.host, want);
+      ASSERT_EQ(q.down().codes.host, want_codes);
+    }
+  }
+}
+
 // Refusals come before the stream is touched.
 class NoStream final : public Stream {
   Status synchronize() override { return {}; }

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <functional>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "backends/cuda/smxx/moe_route.h"
@@ -26,9 +27,14 @@ void must(cudaError_t e, const char* what) {
   std::exit(1);
 }
 
+template <class T>
+T* at(char* base, int64_t offset) {
+  return reinterpret_cast<T*>(base + offset);
+}
+
 class Bench {
  public:
-  Bench() {
+  explicit Bench(std::string only) : only_(std::move(only)) {
     must(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
     must(cudaEventCreate(&begin_), "event");
     must(cudaEventCreate(&end_), "event");
@@ -78,26 +84,32 @@ class Bench {
     return static_cast<double>(times[5]) * 1e-3 / launches;
   }
 
-  // The driver's own copy of 1 GiB, after as many to warm up: bytes read and written a second.
+  // What the chip copies, by a kernel (the driver's own may use a copy engine): 1 GiB in order, read and
+  // written.
   void measure_copy() {
-    constexpr int kCopies = 20;
-    constexpr int64_t kBytes = int64_t{1} << 30;
-    float ms = 0;
-    for (int round = 0; round < 2; ++round) {
-      must(cudaEventRecord(begin_, stream_), "record");
-      for (int i = 0; i < kCopies; ++i)
-        must(cudaMemcpyAsync(pool_ + kBytes, pool_, kBytes, cudaMemcpyDeviceToDevice, stream_), "copy");
-      must(cudaEventRecord(end_, stream_), "record");
-      must(cudaEventSynchronize(end_), "copy");
-      cudaEventElapsedTime(&ms, begin_, end_);
-    }
-    copy_ = 2.0 * kBytes * kCopies / (static_cast<double>(ms) * 1e-3);
+    constexpr int64_t kRows = 65536, kColumns = 8192, kBytes = kRows * kColumns * 2;
+    std::vector<int32_t> ids(kRows);
+    for (int32_t i = 0; i < kRows; ++i) ids[static_cast<std::size_t>(i)] = i;
+    must(cudaMemcpy(pool_ + 2 * kBytes, ids.data(), ids.size() * 4, cudaMemcpyHostToDevice), "copy");
+    const double s = seconds(4, [&](int) {
+      return gather({.x = pool_,
+                     .x_stride = kColumns,
+                     .x_rows = kRows,
+                     .rows = at<int32_t>(pool_, 2 * kBytes),
+                     .out = at<uint16_t>(pool_, kBytes),
+                     .out_stride = kColumns,
+                     .picked = kRows,
+                     .n = kColumns},
+                    stream_);
+    });
+    copy_ = 2.0 * static_cast<double>(kBytes) / s;
     fmt::print("copy of 1 GiB: {:.0f} GB/s read and written\n", copy_ * 1e-9);
   }
 
   // `bytes` is what a launch has to move; call(base) works on memory of its own, `room` bytes at base.
   void row(const std::string& name, int64_t bytes, int64_t room,
            const std::function<cudaError_t(char*)>& call) {
+    if (name.find(only_) == std::string::npos) return;
     room = (room + 4095) / 4096 * 4096;
     const int64_t sets = std::clamp<int64_t>((int64_t{512} << 20) / room, 4, 64);
     const double s = seconds(static_cast<int>(sets), [&](int i) { return call(pool_ + i * room); });
@@ -111,12 +123,9 @@ class Bench {
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
   char* pool_ = nullptr;
   double copy_ = 0;
+  std::string only_;
 };
 
-template <class T>
-T* at(char* base, int64_t offset) {
-  return reinterpret_cast<T*>(base + offset);
-}
 template <class T>
 T* device_copy(const std::vector<T>& v) {
   void* p = nullptr;
@@ -257,6 +266,7 @@ void experts(Bench& b, int64_t tokens) {
               b.stream());
           if (e != cudaSuccess) return e;
           return scatter({.row_of = row_of,
+                          .rows_used = ends + kExperts - 1,
                           .tokens = tokens,
                           .top_k = kTopK,
                           .n = n,
@@ -297,13 +307,14 @@ void experts(Bench& b, int64_t tokens) {
 
 }  // namespace
 
-int main() {
+// With an argument, only the rows whose name holds it.
+int main(int argc, char** argv) {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
     fmt::print("no GPU\n");
     return 0;
   }
-  Bench b;
+  Bench b(argc > 1 ? argv[1] : "");
   b.measure_copy();
   for (const int64_t rows : {128, 512, 1024, 4096}) rows_of(b, rows);
   for (const int64_t rows : {1024, 2048, 32768}) swiglus(b, rows, 2048, true);

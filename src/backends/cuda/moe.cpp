@@ -58,7 +58,11 @@ Status moe_permute(const MoePermuteArgs& a, Stream& stream) {
   TRY(check_count(a.expert, pairs, "moe_permute expert"));
   TRY(check_count(a.row_of, pairs, "moe_permute row_of"));
   TRY(check_count(a.expert_end, a.experts, "moe_permute expert_end"));
-  smxx::ScatterArgs move{.row_of = a.row_of.data(), .tokens = tokens, .top_k = a.top_k, .n = n};
+  smxx::ScatterArgs move{.row_of = a.row_of.data(),
+                         .rows_used = a.expert_end.data() + a.experts - 1,
+                         .tokens = tokens,
+                         .top_k = a.top_k,
+                         .n = n};
   if (plain) {
     TRY(check_matrix(a.x, tokens, n, "moe_permute x"));
     TRY(check_matrix(a.rows, pairs, n, "moe_permute rows"));

@@ -9,7 +9,8 @@ namespace trireme::cuda::smxx {
 namespace {
 
 constexpr int kOrderThreads = 1024, kMoveThreads = 512, kCombineThreads = 256;
-constexpr int kTogether = 8;  // choices whose rows are loaded before the first is added
+constexpr int kScaleRows = 8192;  // of one column of scales that a block puts together
+constexpr int kTogether = 8;      // choices whose rows are loaded before the first is added
 
 // The 4 experts at i, which is divisible by 4; -1 past the end.
 __device__ __forceinline__ void four(int (&e)[4], const OrderArgs& a, int64_t i, bool aligned) {
@@ -56,16 +57,19 @@ __global__ __launch_bounds__(kOrderThreads) void order_kernel(OrderArgs a, int64
   const int own = static_cast<int>(blockIdx.x), lane = static_cast<int>(threadIdx.x % 32);
   const bool aligned = reinterpret_cast<uintptr_t>(a.expert) % 16 == 0;
   const int64_t begin = threadIdx.x / 32 * each, end = min(begin + each, a.pairs);
-  int lower = 0, equal = 0;
+  int lower = 0, equal = 0, step = 0;
+  uint32_t hits = 0;  // bit s: the warp's step s has pairs of this expert; the last bit stands for all later
 #pragma unroll 4
-  for (int64_t at = begin; at < end; at += 128) {
+  for (int64_t at = begin; at < end; at += 128, ++step) {
     int e[4];
+    const int others = equal;
     four(e, a, at + lane * 4, aligned);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       lower += static_cast<uint32_t>(e[j]) < static_cast<uint32_t>(own);  // a negative one is not
       equal += e[j] == own;
     }
+    if (__any_sync(0xffffffffu, equal != others)) hits |= 1u << min(step, 31);
     if (own != 0) continue;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -76,9 +80,11 @@ __global__ __launch_bounds__(kOrderThreads) void order_kernel(OrderArgs a, int64
   const int start = block_scan(lower).y;
   const int2 found = block_scan(equal);
   if (threadIdx.x == 0) a.expert_end[own] = start + found.y;
-  if (!__any_sync(0xffffffffu, equal > 0)) return;
+  if (hits == 0) return;
   int row = start + __shfl_sync(0xffffffffu, found.x, 0);  // of the warp's next pair
-  for (int64_t at = begin; at < end; at += 128) {
+  step = 0;
+  for (int64_t at = begin; at < end; at += 128, ++step) {
+    if ((hits >> min(step, 31) & 1) == 0) continue;
     int e[4];
     four(e, a, at + lane * 4, aligned);
     int before = 0, all = 0, mine = 0;
@@ -114,40 +120,56 @@ __device__ __forceinline__ void spread(const char* from, char* to, int64_t strid
   }
 }
 
-// A block a token.
+// Scales [first, first + kScaleRows) of block column `b`: put together in shared memory, since each token's
+// alone would be scattered over as many sectors.
+__device__ __forceinline__ void move_scales(const ScatterArgs& a, int b, int first) {
+  __shared__ float column[kScaleRows];
+  const auto used = static_cast<int>(*static_cast<const volatile int32_t*>(a.rows_used));
+  const int count = min(used - first, kScaleRows);
+  if (count <= 0) return;
+  const float* const from = a.scale + b * a.scale_stride;
+  const auto pairs = static_cast<uint32_t>(a.tokens * a.top_k), top_k = static_cast<uint32_t>(a.top_k);
+#pragma unroll 4
+  for (uint32_t i = threadIdx.x; i < pairs; i += blockDim.x) {
+    const int at = static_cast<const volatile int32_t*>(a.row_of)[i] - first;
+    if (at >= 0 && at < count) column[at] = static_cast<const volatile float*>(from)[i / top_k];
+  }
+  __syncthreads();
+  float* const to = a.rows_q.scale + b * a.rows_q.scale_stride + first;
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) to[i] = column[i];
+}
+
+// Blocks for the scales, `scale_blocks` of them, then one a token.
 template <bool Wide>
-__global__ __launch_bounds__(kMoveThreads) void scatter_kernel(ScatterArgs a) {
+__global__ __launch_bounds__(kMoveThreads) void scatter_kernel(ScatterArgs a, int scale_blocks) {
   __shared__ int32_t row_of[kMaxTopK];
   pdl_launch();
   pdl_wait();
+  if (static_cast<int>(blockIdx.x) < scale_blocks) {
+    const int columns = static_cast<int>((a.n + 127) / 128);
+    move_scales(a, static_cast<int>(blockIdx.x) % columns,
+                static_cast<int>(blockIdx.x) / columns * kScaleRows);
+    return;
+  }
   using Pair = std::conditional_t<Wide, uint4, uint16_t>;
   using Code = std::conditional_t<Wide, uint4, uint8_t>;
-  const int64_t token = blockIdx.x;
+  const int64_t token = static_cast<int>(blockIdx.x) - scale_blocks;
   const int thread = static_cast<int>(threadIdx.x), n = static_cast<int>(a.n);
-  const int pairs = a.x == nullptr ? 0 : Wide ? n / 8 : n, blocks = (n + 127) / 128;
+  const int pairs = a.x == nullptr ? 0 : Wide ? n / 8 : n;
   const int codes = a.codes == nullptr ? 0 : Wide ? n / 16 : n;
   const auto* const from = reinterpret_cast<const char*>(a.x + token * a.x_stride);
   const auto* const codes_from = reinterpret_cast<const char*>(a.codes + token * a.n);
   Pair pair{};
   Code code{};
-  float scale = 0;
   if (thread < a.top_k)
     row_of[thread] = static_cast<const volatile int32_t*>(a.row_of)[token * a.top_k + thread];
   if (thread < pairs) pair = word<Pair>(from, thread);
-  if (thread < codes) {
-    code = word<Code>(codes_from, thread);
-    if (thread < blocks) scale = static_cast<const volatile float*>(a.scale)[thread * a.scale_stride + token];
-  }
+  if (thread < codes) code = word<Code>(codes_from, thread);
   __syncthreads();
   if (pairs > 0)
     spread(from, reinterpret_cast<char*>(a.rows), a.rows_stride * 2, row_of, a.top_k, pairs, pair);
-  if (codes == 0) return;
-  spread(codes_from, reinterpret_cast<char*>(a.rows_q.codes), a.n, row_of, a.top_k, codes, code);
-  for (int b = thread; b < blocks; b += static_cast<int>(blockDim.x)) {
-    if (b != thread) scale = static_cast<const volatile float*>(a.scale)[b * a.scale_stride + token];
-    for (int j = 0; j < a.top_k; ++j)
-      if (row_of[j] >= 0) a.rows_q.scale[b * a.rows_q.scale_stride + row_of[j]] = scale;
-  }
+  if (codes > 0)
+    spread(codes_from, reinterpret_cast<char*>(a.rows_q.codes), a.n, row_of, a.top_k, codes, code);
 }
 
 template <bool Wide>
@@ -207,8 +229,11 @@ cudaError_t scatter(const ScatterArgs& a, cudaStream_t stream) {
                     wide(a.x == nullptr ? nullptr : a.rows, a.rows_stride, 2, a.n) &&
                     wide(a.codes, a.n, 1, a.n) && wide(a.rows_q.codes, a.n, 1, a.n);
   const int64_t items = a.x != nullptr ? a.n / 8 : a.n / 16;
-  return launch(fits ? scatter_kernel<true> : scatter_kernel<false>, static_cast<unsigned>(a.tokens),
-                threads_for(items < 64 ? 64 : items, kMoveThreads), 0, stream, a);
+  const int64_t parts = (a.tokens * a.top_k + kScaleRows - 1) / kScaleRows;
+  const int64_t scale_blocks = a.codes == nullptr ? 0 : (a.n + 127) / 128 * parts;
+  return launch(
+      fits ? scatter_kernel<true> : scatter_kernel<false>, static_cast<unsigned>(a.tokens + scale_blocks),
+      threads_for(items < 256 ? 256 : items, kMoveThreads), 0, stream, a, static_cast<int>(scale_blocks));
 }
 
 cudaError_t combine(const CombineArgs& a, cudaStream_t stream) {

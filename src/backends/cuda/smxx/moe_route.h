@@ -39,7 +39,8 @@ cudaError_t order(const OrderArgs&, cudaStream_t);
 
 // Copies each token's row to the rows of its pairs: BF16 rows, quantised rows, or both.
 struct ScatterArgs {
-  const int32_t* row_of = nullptr;  // [tokens, top_k]; negative: nowhere
+  const int32_t* row_of = nullptr;     // [tokens, top_k]; negative: nowhere
+  const int32_t* rows_used = nullptr;  // on the device: rows that pairs went to, from 0 on
   int64_t tokens = 0;
   int top_k = 1;
   int64_t n = 0;

@@ -8,9 +8,8 @@ namespace {
 
 constexpr int kMaxThreads = 512;
 
-// Threads of a block that holds V vectors a thread, and how many blocks are to fit on a multiprocessor.
-constexpr int threads_of(int v) { return v == 2 ? 448 : kMaxThreads; }  // 2 x 448 x 8 is DeepSeek-V3's 7168
-constexpr int blocks_of(int v) { return v == 4 ? 1 : 3; }
+// Threads of a block that holds V vectors a thread: 2 x 448 x 8 is DeepSeek-V3's 7168.
+constexpr int threads_of(int v) { return v == 2 ? 448 : kMaxThreads; }
 
 // The sum of v over the block, for every thread.
 __device__ __forceinline__ float block_sum(float v) {
@@ -54,16 +53,13 @@ __device__ __forceinline__ void load_weight(const NormArgs& a, int at, float (&w
 // A block a row. Thread t holds vectors t, t + threads, ...: the 16 that make a block of 128 values lie in
 // neighbouring lanes.
 template <int V, bool Wide>
-__global__ __launch_bounds__(threads_of(V), blocks_of(V)) void norm_kernel(NormArgs a) {
+__global__ __launch_bounds__(threads_of(V)) void norm_kernel(NormArgs a) {
   pdl_launch();
   const int n = static_cast<int>(a.n), step = static_cast<int>(blockDim.x) * 8;
   const int first = static_cast<int>(threadIdx.x) * 8;
-  // No kernel writes weights: they may come nearer before the wait.
+  float w[V][8];  // no kernel writes weights: they may come before the wait
 #pragma unroll
-  for (int i = 0; i < V; ++i)
-    if (first + i * step < n)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(a.weight) +
-                                                    (first + i * step) * (a.weight_bf16 ? 2 : 4)));
+  for (int i = 0; i < V; ++i) load_weight<Wide>(a, first + i * step, w[i]);
   pdl_wait();
 
   const int64_t row = blockIdx.x;
@@ -87,9 +83,7 @@ __global__ __launch_bounds__(threads_of(V), blocks_of(V)) void norm_kernel(NormA
     }
   }
 
-  float w[V][8], sum = 0;
-#pragma unroll
-  for (int i = 0; i < V; ++i) load_weight<Wide>(a, first + i * step, w[i]);
+  float sum = 0;
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     float f[8];

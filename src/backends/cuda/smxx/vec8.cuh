@@ -82,7 +82,7 @@ __device__ __forceinline__ uint32_t max_pair(uint32_t a, uint32_t b) {
 // with the reciprocal, then what it left over.
 __device__ __forceinline__ float quotient(float x, float by, float reciprocal) {
   const float near = x * reciprocal;
-  return fmaf(fmaf(-near, by, x), reciprocal, near);
+  return fmaf(fmaf(near, by, -x), -reciprocal, near);  // in these signs -0 stays -0
 }
 
 // What a norm multiplies with: 1 / sqrt(mean square + eps).
