@@ -1,6 +1,7 @@
 // Merges the pieces of rows whose context was cut among parts.
 #pragma once
-#include "backends/cuda/sm90/mla_decode/math.cuh"
+#include "backends/cuda/sm90/mla_decode/config.cuh"
+#include "backends/cuda/sm90/mla_decode/fragment.cuh"
 
 namespace trireme::cuda::mla {
 
@@ -24,8 +25,8 @@ struct CombineRow {
 #pragma unroll 8
     for (int i = from; i < cut.pieces; i += step) {
       const float weight = exp2_approx(p.partials.lse[at(i)] - reference);
-      const float4 x = reinterpret_cast<const float4*>(p.partials.out + static_cast<std::int64_t>(at(i)) * kLatent +
-                                                       quarter * kCombineColumns)[lane];
+      const float4 x = reinterpret_cast<const float4*>(
+          p.partials.out + static_cast<std::int64_t>(at(i)) * kLatent + quarter * kCombineColumns)[lane];
       total.x += weight * x.x;
       total.y += weight * x.y;
       total.z += weight * x.z;
@@ -53,8 +54,8 @@ struct CombineRow {
 };
 
 // share: of `shares`, at least 4 for every 8 rows.
-__device__ __forceinline__ void combine_share(const Params& p, const Cut& cut, const Unit& unit, int tile, int share,
-                                              int shares) {
+__device__ __forceinline__ void combine_share(const Params& p, const Cut& cut, const Unit& unit, int tile,
+                                              int share, int shares) {
   const int rows = min(unit.rows - tile * kTileRows, kTileRows);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (cut.pieces <= kCombineFewPieces) {

@@ -32,7 +32,8 @@ struct Position {
   std::int32_t unit, page;
 };
 
-// A unit cut among several parts; pieces > 0. Its pieces lie in slots 2 * first + 1, 2 * (first + 1), 2 * (first + 2), ...
+// A unit cut among several parts; pieces > 0. Its pieces lie in slots 2 * first + 1, 2 * (first + 1), 2 *
+// (first + 2), ...
 struct Cut {
   std::int32_t unit, first, pieces, padding;
 };
@@ -44,9 +45,13 @@ struct PlanLayout {
   __host__ __device__ std::size_t units_at() const { return 0; }
   __host__ __device__ std::size_t cuts_at() const { return sizeof(Unit) * max_units; }
   __host__ __device__ std::size_t begins_at() const { return cuts_at() + sizeof(Cut) * parts; }
-  __host__ __device__ std::size_t cut_count_at() const { return begins_at() + sizeof(Position) * (parts + 1); }
+  __host__ __device__ std::size_t cut_count_at() const {
+    return begins_at() + sizeof(Position) * (parts + 1);
+  }
   __host__ __device__ std::size_t costs_at() const { return cut_count_at() + sizeof(std::int32_t); }
-  __host__ __device__ std::size_t bytes() const { return costs_at() + sizeof(std::int32_t) * (max_units + 1); }
+  __host__ __device__ std::size_t bytes() const {
+    return costs_at() + sizeof(std::int32_t) * (max_units + 1);
+  }
 };
 
 // Partial results: slots of [tiles][64 rows][512] float32, then their [tiles][64] log2 sums.
@@ -63,13 +68,12 @@ struct Params {
   const std::uint64_t* tree_mask;
   const unsigned char* cache;
   int page_bytes;
-  std::uint16_t* out;          // BF16
+  std::uint16_t* out;  // BF16
   std::int64_t out_stride;
   float* lse;
   Partials partials;
   float scale_log2;  // scale * log2(e)
   int heads;
-  int rows;  // of q
 };
 
 struct Maps {
@@ -80,7 +84,7 @@ struct alignas(1024) SharedMemory {
   std::uint16_t q[kBoxes][kBox];
   std::uint16_t k[2][kBoxes][kBox];
   std::uint16_t p[kBox];
-  float row_max[2][kTileRows];  // running, of even and odd pages
+  float row_max[2][kTileRows];     // running, of even and odd pages
   float row_sum[2][2][kTileRows];  // of even and odd units, by math warpgroup
   Mbarrier q_full, q_free;
   Mbarrier k_full[2][kBoxes], k_rope_free[2], k_half_free[2][2];

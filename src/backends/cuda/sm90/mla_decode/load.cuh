@@ -28,8 +28,8 @@ __device__ __forceinline__ Part make_part(const Params& p) {
   return part;
 }
 
-// The pages of a part one after another, whatever units they belong to. A warp walks together: its lanes hold what
-// the next 32 units and the next 32 pages need, so that no step waits for memory.
+// The pages of a part one after another, whatever units they belong to. A warp walks together: its lanes hold
+// what the next 32 units and the next 32 pages need, so that no step waits for memory.
 struct PageWalk {
   const Params& p;
   const Part& part;
@@ -42,7 +42,10 @@ struct PageWalk {
   int run = 0, blocks = 0, blocks_next = 0;
 
   __device__ PageWalk(const Params& params, const Part& mine)
-      : p(params), part(mine), last_unit(mine.last_unit()), lane(static_cast<int>(threadIdx.x) % 32),
+      : p(params),
+        part(mine),
+        last_unit(mine.last_unit()),
+        lane(static_cast<int>(threadIdx.x) % 32),
         unit(mine.begin.unit) {
     load_batch();
     enter();

@@ -25,9 +25,9 @@ struct SplitScale {
   }
 };
 
-// Two codes, in the upper bytes of the halves of `pair`, times the scale. An e4m3 value whose exponent bits enter
-// a BF16 field as they are is 2^-120 of itself, subnormals too; the product is rounded once but for the share of
-// the scale's low part.
+// Two codes, in the upper bytes of the halves of `pair`, times the scale. An e4m3 value whose exponent bits
+// enter a BF16 field as they are is 2^-120 of itself, subnormals too; the product is rounded once but for the
+// share of the scale's low part.
 __device__ __forceinline__ std::uint32_t dequantise_pair(std::uint32_t pair, const SplitScale& s) {
   const std::uint32_t bits = (pair & 0x80008000u) | ((pair & 0x7F007F00u) >> 4);
   const __nv_bfloat162 x = *reinterpret_cast<const __nv_bfloat162*>(&bits);
@@ -36,8 +36,9 @@ __device__ __forceinline__ std::uint32_t dequantise_pair(std::uint32_t pair, con
 }
 
 __device__ __forceinline__ uint4 dequantise_8(std::uint32_t a, std::uint32_t b, const SplitScale& s) {
-  return make_uint4(dequantise_pair(__byte_perm(a, 0, 0x1404), s), dequantise_pair(__byte_perm(a, 0, 0x3424), s),
-                    dequantise_pair(__byte_perm(b, 0, 0x1404), s), dequantise_pair(__byte_perm(b, 0, 0x3424), s));
+  return make_uint4(
+      dequantise_pair(__byte_perm(a, 0, 0x1404), s), dequantise_pair(__byte_perm(a, 0, 0x3424), s),
+      dequantise_pair(__byte_perm(b, 0, 0x1404), s), dequantise_pair(__byte_perm(b, 0, 0x3424), s));
 }
 
 // What one thread carries of half a page: 16 codes of each of 4 boxes, of 2 tokens.
@@ -66,8 +67,8 @@ __device__ __forceinline__ void prefetch_ahead(const Params& p, const PageWalk& 
 }
 
 // thread: of 128. A warp turns 16 tokens into BF16; four lanes share a token's 64 codes of a box.
-template <int kStyle>
-__device__ void load_pages_fp8(SharedMemory& s, const Params& p, const Maps& maps, const Part& part, int thread) {
+__device__ void load_pages_fp8(SharedMemory& s, const Params& p, const Maps& maps, const Part& part,
+                               int thread) {
   const int warp = thread / 32, lane = thread % 32, quarter = lane & 3;
   const int first_token = warp * 16 + lane / 4;  // and 8 on
   PageWalk walk(p, part);
@@ -106,7 +107,6 @@ __device__ void load_pages_fp8(SharedMemory& s, const Params& p, const Maps& map
       // After this page's first half its second, then the next page's first, which is the same half.
       const int next_half = buffer ^ 1;
       if (i == 1 && !walk.ended()) source = data_of(walk.block());
-      if (kStyle != 1) next.load_scales(source, next_half);
       mbarrier_wait(&s.k_half_free[buffer][half], free_parity);
 #pragma unroll
       for (int b = 0; b < 4; ++b) {
@@ -120,23 +120,14 @@ __device__ void load_pages_fp8(SharedMemory& s, const Params& p, const Maps& map
           row[(quarter * 2) ^ (token & 7)] = dequantise_8(codes.x, codes.y, scale);
           row[(quarter * 2 + 1) ^ (token & 7)] = dequantise_8(codes.z, codes.w, scale);
         }
-        if (kStyle != 3) {
-          fence_proxy_async_smem();
-          __syncwarp();
-          if (lane == 0) mbarrier_arrive(&s.k_full[buffer][half * 4 + b]);
-        }
-        if (kStyle != 1) next.load_box(source, next_half, b, quarter);
-      }
-      if (kStyle == 3) {
         fence_proxy_async_smem();
         __syncwarp();
-        if (lane < 4) mbarrier_arrive(&s.k_full[buffer][half * 4 + lane]);
+        if (lane == 0) mbarrier_arrive(&s.k_full[buffer][half * 4 + b]);
       }
-      if (kStyle == 1) {
-        next.load_scales(source, next_half);
+      // Not earlier: the fences above would wait for loads under way.
+      next.load_scales(source, next_half);
 #pragma unroll
-        for (int b = 0; b < 4; ++b) next.load_box(source, next_half, b, quarter);
-      }
+      for (int b = 0; b < 4; ++b) next.load_box(source, next_half, b, quarter);
     }
   }
 }

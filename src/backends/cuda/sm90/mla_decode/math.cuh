@@ -7,57 +7,16 @@
 #include "backends/cuda/prim/wgmma.cuh"
 #include "backends/cuda/prim/wgmma_bf16.cuh"
 #include "backends/cuda/sm90/mla_decode/config.cuh"
+#include "backends/cuda/sm90/mla_decode/fragment.cuh"
 #include "backends/cuda/sm90/mla_decode/load.cuh"
 
 namespace trireme::cuda::mla {
 
-// Output grows by at most 2^8 relative to the reference maximum before the reference follows: rescaling the
-// accumulators, 64 columns of registers, becomes rare.
+// Scores may exceed a row's reference by 2^8 before the reference follows: the accumulators are seldom
+// rescaled.
 inline constexpr float kMaxSlack = 8.0f;
 
-__device__ __forceinline__ float exp2_approx(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-__device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
-  std::uint32_t r;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-
-__device__ __forceinline__ float quad_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-
-__device__ __forceinline__ float quad_sum(float x) {
-  x += __shfl_xor_sync(~0u, x, 1);
-  return x + __shfl_xor_sync(~0u, x, 2);
-}
-
-// Byte offset of the 16-byte chunk that lane `lane` names to ldmatrix and stmatrix for 16 columns `step` of 16
-// rows of `warp`, in a swizzled box.
-__device__ __forceinline__ std::uint32_t fragment_offset(int warp, int lane, int step) {
-  const int row = warp * 16 + (lane & 15), chunk = step * 2 + (lane >> 4);
-  return static_cast<std::uint32_t>(row * 128 + ((chunk ^ (row & 7)) << 4));
-}
-
-__device__ __forceinline__ void load_fragment(std::uint32_t* a, std::uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(address)
-               : "memory");
-}
-
-__device__ __forceinline__ void store_fragment(const std::uint32_t* a, std::uint32_t address) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a[0]),
-               "r"(a[1]), "r"(a[2]), "r"(a[3])
-               : "memory");
-}
-
-template <int kOrder, bool kRopeInRegisters>
+template <bool kRopeInRegisters>
 struct MathWarpgroup {
   SharedMemory& s;
   const Params& p;
@@ -66,14 +25,15 @@ struct MathWarpgroup {
   // This thread's two rows of the tile: row(), row() + 8.
   float o[128];              // [2 rows][64 pairs of columns of this half], unnormalised
   float score[32];           // of the page at hand
-  std::uint32_t q_rope[16];  // A fragments of the last box of q
+  std::uint32_t q_rope[16];  // A fragments of the last box of q, where there are registers for them
   std::uint32_t prob[16];    // A fragments of the page's probabilities
   float row_max[2];          // reference in log2 units, over pages so far
   float row_sum[2];          // this thread's columns of this warpgroup's pages
   std::uint32_t pages_done = 0;
   bool started = false;  // o holds something
 
-  __device__ __forceinline__ MathWarpgroup(SharedMemory& shared, const Params& params, const Part& mine, int group, int thread)
+  __device__ __forceinline__ MathWarpgroup(SharedMemory& shared, const Params& params, const Part& mine,
+                                           int group, int thread)
       : s(shared), p(params), part(mine), wg(group), warp(thread / 32), lane(thread % 32) {}
 
   __device__ __forceinline__ int row() const { return warp * 16 + lane / 4; }
@@ -84,9 +44,10 @@ struct MathWarpgroup {
     if (lane == 0) mbarrier_arrive(bar);
   }
 
-  // Scores of latent boxes [from, to) in the order in which they arrive: this warpgroup's own half is free first.
-  // The rope box comes before all, its q from registers.
-  __device__ __forceinline__ void issue_scores(int buffer, std::uint32_t parity, int from, int to, bool with_rope) {
+  // Scores of latent boxes [from, to) in the order in which they arrive: this warpgroup's own half is free
+  // first. The rope box comes before all.
+  __device__ __forceinline__ void issue_scores(int buffer, std::uint32_t parity, int from, int to,
+                                               bool with_rope) {
     if (with_rope) {
       mbarrier_wait(&s.k_full[buffer][kRopeBox], parity);
       const std::uint64_t k = wgmma_desc_k_major(s.k[buffer][kRopeBox]);
@@ -181,8 +142,7 @@ struct MathWarpgroup {
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
         const int column = (i / 2) * 8 + (lane & 3) * 2 + (i & 1);
-        const bool hidden =
-            column >= limit || (column >= new_at && (seen >> (column - new_at) & 1) == 0);
+        const bool hidden = column >= limit || (column >= new_at && (seen >> (column - new_at) & 1) == 0);
         float& x = score[(i / 2) * 4 + r * 2 + (i & 1)];
         if (hidden) x = -INFINITY;
       }
@@ -225,9 +185,11 @@ struct MathWarpgroup {
       prob[i / 2] = pack_bf16(score[i], score[i + 1]);
       prob[i / 2 + 1] = pack_bf16(score[i + 2], score[i + 3]);
     }
+    // This warpgroup has added the page before: of p a warp's tensor core reads the warp's own 16 rows alone.
     const std::uint32_t base = smem_address(s.p);
 #pragma unroll
-    for (int step = 0; step < 4; ++step) store_fragment(prob + step * 4, base + fragment_offset(warp, lane, step));
+    for (int step = 0; step < 4; ++step)
+      store_fragment(prob + step * 4, base + fragment_offset(warp, lane, step));
     fence_proxy_async_smem();
     release(&s.p_ready[buffer]);
   }
@@ -240,22 +202,23 @@ struct MathWarpgroup {
     }
   }
 
-  // The first part of the scores of own page `count`. The rest follows the other's page before it (own_page): that
-  // frees a buffer, and its probabilities come at about that time.
+  // The first part of the scores of own page `count`. The rest follows the other's page before it (own_page):
+  // that frees a buffer, and its probabilities come at about that time.
   __device__ __forceinline__ void begin_page(std::uint32_t count) {
     wgmma_hold(score);
     if constexpr (kRopeInRegisters) wgmma_hold(q_rope);
     wgmma_fence();
-    issue_scores(static_cast<int>(count & 1), (count >> 1) & 1, 0, kOrder, true);
+    issue_scores(static_cast<int>(count & 1), (count >> 1) & 1, 0, 4, true);
     wgmma_commit();
   }
 
-  // An own page, begun, from there on. follows: the page before it is of this unit too, and still to be added.
-  __device__ __forceinline__ void own_page(const Unit& unit, int page, int first_limit, bool follows, bool last_own,
-                                           std::uint32_t count) {
+  // An own page, begun, from there on. follows: the page before it is of this unit too, and still to be
+  // added.
+  __device__ __forceinline__ void own_page(const Unit& unit, int page, int first_limit, bool follows,
+                                           bool last_own, std::uint32_t count) {
     const int buffer = static_cast<int>(count & 1);
     if (follows) issue_other(count - 1);
-    issue_scores(buffer, (count >> 1) & 1, kOrder, 8, false);
+    issue_scores(buffer, (count >> 1) & 1, 4, 8, false);
     wgmma_commit();
     wgmma_wait<1>();
     if (follows) release(&s.k_half_free[buffer ^ 1][wg]);
@@ -375,7 +338,8 @@ struct MathWarpgroup {
       const int tile_row = row() + r * 8, at = slot * kTileRows + tile_row;
       if (part.tile * kTileRows + tile_row >= unit.rows) continue;
       float2* out =
-          reinterpret_cast<float2*>(p.partials.out + static_cast<std::int64_t>(at) * kLatent + wg * kHalf) + (lane & 3);
+          reinterpret_cast<float2*>(p.partials.out + static_cast<std::int64_t>(at) * kLatent + wg * kHalf) +
+          (lane & 3);
 #pragma unroll
       for (int i = 0; i < 32; ++i)
         out[i * 4] = make_float2(o[i * 4 + r * 2] * t.inverse[r], o[i * 4 + r * 2 + 1] * t.inverse[r]);

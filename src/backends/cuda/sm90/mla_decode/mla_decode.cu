@@ -1,18 +1,18 @@
 #include "backends/cuda/sm90/mla_decode/mla_decode.h"
 
+#include <algorithm>
 #include "backends/cuda/prim/tensor_map.h"
 #include "backends/cuda/sm90/mla_decode/combine.cuh"
 #include "backends/cuda/sm90/mla_decode/load_fp8.cuh"
 #include "backends/cuda/sm90/mla_decode/math.cuh"
 #include "backends/cuda/sm90/mla_decode/plan.h"
-#include <algorithm>
-#include <cstdlib>
 
 namespace trireme::cuda {
 namespace mla {
 namespace {
 
-constexpr int kThreads = 384;        // two math warpgroups, then one that loads
+constexpr int kThreads = 384;    // two math warpgroups, then one that loads
+constexpr int kRegisters = 168;  // of a thread at launch: what 384 threads can have; more would never come
 constexpr int kCombineCtasEach = 5;  // of a multiprocessor
 
 template <bool kFp8>
@@ -28,7 +28,7 @@ __device__ void init_barriers(SharedMemory& s) {
   fence_mbarrier_init();
 }
 
-template <bool kFp8, int kOrder>
+template <bool kFp8>
 __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_constant__ Params p,
                                                              const __grid_constant__ Maps maps) {
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
@@ -43,28 +43,31 @@ __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_consta
   grid_dependency_wait();
   grid_launch_dependents();
 
+  constexpr int kLoadRegisters = kFp8 ? 88 : 40, kMathRegisters = kFp8 ? 208 : 232;
+  static_assert(kLoadRegisters + 2 * kMathRegisters <= 3 * kRegisters);
   const Part part = make_part(p);
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
   if (warpgroup == 2) {
-    register_limit_decrease<kFp8 ? 96 : 40>();
+    register_limit_decrease<kLoadRegisters>();
     if constexpr (kFp8)
-      load_pages_fp8<kOrder / 10>(s, p, maps, part, static_cast<int>(threadIdx.x) % 128);
+      load_pages_fp8(s, p, maps, part, static_cast<int>(threadIdx.x) % 128);
     else if (threadIdx.x < 288)
       load_pages(s, p, maps, part);
   } else {
-    register_limit_increase<kFp8 ? 208 : 232>();
-    MathWarpgroup<kOrder % 10, kOrder / 10 == 0> math(s, p, part, warpgroup, static_cast<int>(threadIdx.x) % 128);
+    register_limit_increase<kMathRegisters>();
+    MathWarpgroup<!kFp8> math(s, p, part, warpgroup, static_cast<int>(threadIdx.x) % 128);
     math.run();
   }
 }
 
-template <bool kFp8, int kOrder>
+template <bool kFp8>
 cudaError_t launch(const Params& p, const Maps& maps, cudaStream_t stream) {
-  constexpr auto kernel = decode_kernel<kFp8, kOrder>;
+  constexpr auto kernel = decode_kernel<kFp8>;
   static const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                          static_cast<int>(sizeof(SharedMemory)));
   if (raised != cudaSuccess) return raised;
-  kernel<<<static_cast<unsigned>(p.layout.parts * p.layout.tiles), kThreads, sizeof(SharedMemory), stream>>>(p, maps);
+  kernel<<<static_cast<unsigned>(p.layout.parts * p.layout.tiles), kThreads, sizeof(SharedMemory), stream>>>(
+      p, maps);
   return cudaGetLastError();
 }
 
@@ -79,7 +82,8 @@ cudaError_t launch_combine(const Params& p, int unit_rows, cudaStream_t stream) 
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, combine_kernel, p, (std::min(unit_rows, kTileRows) + 7) / 8 * kCombineQuarters);
+  return cudaLaunchKernelEx(&config, combine_kernel, p,
+                            (std::min(unit_rows, kTileRows) + 7) / 8 * kCombineQuarters);
 }
 
 std::size_t partial_rows(const PlanLayout& l) {
@@ -90,23 +94,21 @@ cudaError_t encode_maps(const MlaDecodeArgs& a, Maps& maps) {
   const auto rows = static_cast<std::uint64_t>(a.shape.tokens) * static_cast<std::uint64_t>(a.shape.heads);
   const auto encode = [](const void* base, std::uint64_t n, std::uint64_t columns, std::int64_t stride,
                          CUtensorMap& map) {
-    return encode_tensor_map(matrix_map(base, MapType::bf16, n, columns, static_cast<std::uint64_t>(stride) * 2, 64,
-                                        64, MapSwizzle::b128),
+    return encode_tensor_map(matrix_map(base, MapType::bf16, n, columns,
+                                        static_cast<std::uint64_t>(stride) * 2, 64, 64, MapSwizzle::b128),
                              &map);
   };
   const int token_columns = a.cache_type == MlaCache::fp8 ? kFp8TokenColumns : kLatent + kRope;
   cudaError_t e = encode(a.q_latent, rows, kLatent, a.q_latent_stride, maps.q_latent);
   if (e == cudaSuccess) e = encode(a.q_rope, rows, kRope, a.q_rope_stride, maps.q_rope);
   if (e == cudaSuccess)
-    e = encode(a.cache, static_cast<std::uint64_t>(a.blocks) * kPage, static_cast<std::uint64_t>(token_columns),
-               token_columns, maps.cache);
+    e = encode(a.cache, static_cast<std::uint64_t>(a.blocks) * kPage,
+               static_cast<std::uint64_t>(token_columns), token_columns, maps.cache);
   return e;
 }
 
 }  // namespace
 }  // namespace mla
-
-int g_mla_variant = getenv("MLA_VARIANT") ? atoi(getenv("MLA_VARIANT")) : 0;
 
 std::size_t mla_decode_workspace_bytes(const MlaDecodeShape& s) {
   MlaDecodeShape narrow = s;
@@ -135,17 +137,11 @@ cudaError_t mla_decode(const MlaDecodeArgs& a, cudaStream_t stream) {
   p.partials.lse = p.partials.out + partial_rows(p.layout) * kLatent;
   p.scale_log2 = a.scale * 1.4426950408889634f;
   p.heads = a.shape.heads;
-  p.rows = a.shape.tokens * a.shape.heads;
 
   p.page_bytes = kPage * (a.cache_type == MlaCache::fp8 ? kFp8Token : (kLatent + kRope) * 2);
-  cudaError_t e = cudaSuccess;
-  if (a.cache_type == MlaCache::fp8) e = g_mla_variant % 100 == 14 ? launch<true, 14>(p, maps, stream) : g_mla_variant % 100 == 24 ? launch<true, 24>(p, maps, stream) : launch<true, 34>(p, maps, stream);
-  else switch (g_mla_variant % 10) {
-    case 5: e = launch<false, 14>(p, maps, stream); break;
-    case 4: e = launch<false, 4>(p, maps, stream); break;
-    default: e = launch<false, 8>(p, maps, stream); break;
-  }
-  if (e != cudaSuccess || a.shape.split == MlaSplit::never || g_mla_variant / 1000 == 2) return e;
+  const cudaError_t e =
+      a.cache_type == MlaCache::fp8 ? launch<true>(p, maps, stream) : launch<false>(p, maps, stream);
+  if (e != cudaSuccess || a.shape.split == MlaSplit::never) return e;
   return launch_combine(p, a.shape.heads * a.shape.max_query_tokens, stream);
 }
 

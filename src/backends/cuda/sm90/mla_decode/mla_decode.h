@@ -16,7 +16,8 @@ inline constexpr int kMlaDecodeMaxHeads = 128;
 
 enum class MlaCache : std::uint8_t {
   bf16,  // a token is 512 latents and 64 rope values: 1,152 bytes
-  fp8,   // a token is 512 e4m3 codes, 4 float32 scales (one for 128 codes), 64 BF16 rope values: 656 bytes
+  fp8,  // a token is 512 e4m3 codes, 4 float32 scales below 256 (one for 128 codes), 64 BF16 rope values: 656
+        // bytes
 };
 
 enum class MlaSplit : std::uint8_t {
@@ -40,8 +41,9 @@ std::size_t mla_decode_workspace_bytes(const MlaDecodeShape& largest);
 
 struct MlaDecodePlanArgs {
   MlaDecodeShape shape;
-  const std::int32_t* q_start = nullptr;      // [seqs + 1]: row of the first new token of each
-  const std::int32_t* context_len = nullptr;  // [seqs]: tokens in the cache, the new ones included; 0: padding
+  const std::int32_t* q_start = nullptr;  // [seqs + 1]: row of the first new token of each
+  const std::int32_t* context_len =
+      nullptr;           // [seqs]: tokens in the cache, the new ones included; 0: padding
   bool tree = false;     // the calls will have a tree mask
   void* plan = nullptr;  // out; 256-byte aligned, mla_decode_plan_bytes()
 };
@@ -68,8 +70,9 @@ struct MlaDecodeArgs {
   float scale = 1;      // > 0
   void* out = nullptr;  // BF16 [tokens * heads, 512]
   std::int64_t out_stride = 512;
-  float* lse = nullptr;       // [tokens * heads] or null: log2 of the sum of exp(scale * score)
-  void* workspace = nullptr;  // 256-byte aligned, mla_decode_workspace_bytes(); not shared by calls that overlap
+  float* lse = nullptr;  // [tokens * heads] or null: log2 of the sum of exp(scale * score)
+  void* workspace =
+      nullptr;  // 256-byte aligned, mla_decode_workspace_bytes(); not shared by calls that overlap
 };
 
 cudaError_t mla_decode(const MlaDecodeArgs&, cudaStream_t);

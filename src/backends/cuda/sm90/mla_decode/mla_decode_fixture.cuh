@@ -62,13 +62,15 @@ __device__ inline std::uint32_t mix(std::uint64_t x) {
 __device__ inline float normal(std::uint64_t x) {
   const std::uint32_t b = mix(x);
   return (static_cast<float>(b & 255) + static_cast<float>(b >> 8 & 255) + static_cast<float>(b >> 16 & 255) +
-          static_cast<float>(b >> 24) - 510.0f) * (1 / 148.0f);
+          static_cast<float>(b >> 24) - 510.0f) *
+         (1 / 148.0f);
 }
 
 __global__ void fill_normal(__nv_bfloat16* out, std::int64_t rows, int cols, std::int64_t stride, float scale,
                             std::uint64_t seed) {
   for (std::int64_t i = blockIdx.x * std::int64_t{256} + threadIdx.x; i < rows * cols; i += gridDim.x * 256ll)
-    out[i / cols * stride + i % cols] = __float2bfloat16(scale * normal(seed + static_cast<std::uint64_t>(i)));
+    out[i / cols * stride + i % cols] =
+        __float2bfloat16(scale * normal(seed + static_cast<std::uint64_t>(i)));
 }
 
 struct CacheView {
@@ -87,7 +89,8 @@ struct CacheView {
     __nv_fp8_e4m3 code;
     code.__x = t[d];
     // As a kernel that multiplies in BF16 sees it.
-    return __bfloat162float(__float2bfloat16(static_cast<float>(code) * reinterpret_cast<const float*>(t + 512)[d / 128]));
+    return __bfloat162float(
+        __float2bfloat16(static_cast<float>(code) * reinterpret_cast<const float*>(t + 512)[d / 128]));
   }
 };
 
@@ -98,26 +101,30 @@ __global__ void fill_cache(CacheView c, const std::int32_t* context, std::uint64
     const int pos = static_cast<int>(blockIdx.x) * 64 + i;
     if (pos >= context[seq]) return;
     unsigned char* t = c.token(seq, pos);
-    const std::uint64_t key = seed + (static_cast<std::uint64_t>(seq) << 40) + static_cast<std::uint64_t>(pos) * 1024;
+    const std::uint64_t key =
+        seed + (static_cast<std::uint64_t>(seq) << 40) + static_cast<std::uint64_t>(pos) * 1024;
     const int d = static_cast<int>(threadIdx.x);  // 576 threads
     if (!c.fp8) {
       reinterpret_cast<__nv_bfloat16*>(t)[d] = __float2bfloat16(normal(key + static_cast<std::uint64_t>(d)));
     } else if (d < 512) {
       t[d] = __nv_fp8_e4m3(normal(key + static_cast<std::uint64_t>(d)) * 100).__x;
       if (d % 128 == 0)
-        reinterpret_cast<float*>(t + 512)[d / 128] = 0.01f * (1 + 0.3f * normal(key + 600 + static_cast<std::uint64_t>(d)));
+        reinterpret_cast<float*>(t + 512)[d / 128] =
+            0.01f * (1 + 0.3f * normal(key + 600 + static_cast<std::uint64_t>(d)));
     } else {
-      reinterpret_cast<__nv_bfloat16*>(t + 528)[d - 512] = __float2bfloat16(normal(key + static_cast<std::uint64_t>(d)));
+      reinterpret_cast<__nv_bfloat16*>(t + 528)[d - 512] =
+          __float2bfloat16(normal(key + static_cast<std::uint64_t>(d)));
     }
   }
 }
 
 // One block of 256 threads a row of q. scores: [rows, max_context].
 __global__ void reference_kernel(CacheView c, const __nv_bfloat16* ql, std::int64_t ql_stride,
-                                 const __nv_bfloat16* qr, std::int64_t qr_stride, const std::int32_t* token_seq,
-                                 const std::int32_t* q_start, const std::int32_t* context,
-                                 const std::uint64_t* tree, int heads, float scale, float* scores,
-                                 std::int64_t max_context, float* out, float* lse) {
+                                 const __nv_bfloat16* qr, std::int64_t qr_stride,
+                                 const std::int32_t* token_seq, const std::int32_t* q_start,
+                                 const std::int32_t* context, const std::uint64_t* tree, int heads,
+                                 float scale, float* scores, std::int64_t max_context, float* out,
+                                 float* lse) {
   const std::int64_t row = blockIdx.x;
   const int token = static_cast<int>(row / heads), seq = token_seq[token];
   if (seq < 0) return;
@@ -178,7 +185,8 @@ struct Batch {
     int pages = 0;
     for (std::size_t i = 0; i < specs.size(); ++i) {
       const SequenceSpec& x = specs[i];
-      for (int t = 0; t < x.query; ++t) token_seq.push_back(x.context > 0 ? static_cast<std::int32_t>(i) : -1);
+      for (int t = 0; t < x.query; ++t)
+        token_seq.push_back(x.context > 0 ? static_cast<std::int32_t>(i) : -1);
       q_start.push_back(q_start.back() + x.query);
       context.push_back(x.context);
       const int n = (x.context + 63) / 64;

@@ -32,11 +32,12 @@ void check(DeviceBatch& d) {
   ASSERT_EQ(mla_decode(d.args, nullptr), cudaSuccess);
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   DeviceArray<float> scores(static_cast<std::size_t>(d.rows * max_context));
-  DeviceArray<float> expected(static_cast<std::size_t>(d.rows * 512)), expected_lse(static_cast<std::size_t>(d.rows));
+  DeviceArray<float> expected(static_cast<std::size_t>(d.rows * 512)),
+      expected_lse(static_cast<std::size_t>(d.rows));
   reference_kernel<<<static_cast<unsigned>(d.rows), 256>>>(
       d.view(), d.q_latent.get(), d.ql_stride, d.q_rope.get() + 128, d.qr_stride, d.token_seq.get(),
-      d.q_start.get(), d.context.get(), d.args.tree_mask, d.args.shape.heads, d.args.scale, scores.get(), max_context,
-      expected.get(), expected_lse.get());
+      d.q_start.get(), d.context.get(), d.args.tree_mask, d.args.shape.heads, d.args.scale, scores.get(),
+      max_context, expected.get(), expected_lse.get());
   ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   const auto out = d.out.host();
   const auto lse = d.lse.host(), want = expected.host(), want_lse = expected_lse.host();
@@ -46,7 +47,8 @@ void check(DeviceBatch& d) {
     const int token = static_cast<int>(r / d.args.shape.heads);
     if (d.b.token_seq[static_cast<std::size_t>(token)] < 0) {
       for (int c = 0; c < 512; ++c)
-        ASSERT_TRUE(std::isnan(__bfloat162float(out[static_cast<std::size_t>(r * 512 + c)]))) << "padding row " << r;
+        ASSERT_TRUE(std::isnan(__bfloat162float(out[static_cast<std::size_t>(r * 512 + c)])))
+            << "padding row " << r;
       continue;
     }
     double row_error = 0, row_norm = 0;
@@ -80,8 +82,8 @@ const std::vector<int> kHeads = {1, 3, 4, 16, 64, 128};
 TEST_F(MlaDecode, OneTokenEachOfRaggedContexts) {
   const std::uint32_t seed = fresh_seed();
   for (const int heads : kHeads) {
-    DeviceBatch d(Batch({{1, 1}, {63, 1}, {64, 1}, {65, 1}, {0, 1}, {1500, 1}, {8193, 1}, {128, 1}, {129, 1}}, heads,
-                        seed),
+    DeviceBatch d(Batch({{1, 1}, {63, 1}, {64, 1}, {65, 1}, {0, 1}, {1500, 1}, {8193, 1}, {128, 1}, {129, 1}},
+                        heads, seed),
                   false, 0.3f, seed);
     check(d);
   }
@@ -121,7 +123,16 @@ TEST_F(MlaDecode, PaddingAlone) {
 TEST_F(MlaDecode, SeveralTokensAreCausal) {
   const std::uint32_t seed = fresh_seed();
   for (const int heads : kHeads) {
-    DeviceBatch d(Batch({{2, 2}, {64, 2}, {65, 5}, {5, 5}, {1500, 2}, {67, 64}, {64, 64}, {777, 130}, {130, 130}, {4000, 1}},
+    DeviceBatch d(Batch({{2, 2},
+                         {64, 2},
+                         {65, 5},
+                         {5, 5},
+                         {1500, 2},
+                         {67, 64},
+                         {64, 64},
+                         {777, 130},
+                         {130, 130},
+                         {4000, 1}},
                         heads, seed),
                   false, 0.3f, seed);
     check(d);
@@ -148,8 +159,8 @@ TEST_F(MlaDecode, LargeScoresRescale) {
 TEST_F(MlaDecode, Fp8Cache) {
   const std::uint32_t seed = fresh_seed();
   for (const int heads : {1, 16, 128}) {
-    DeviceBatch d(Batch({{1, 1}, {63, 1}, {64, 1}, {65, 2}, {0, 1}, {1500, 1}, {8193, 2}, {129, 5}, {70, 64}}, heads,
-                        seed),
+    DeviceBatch d(Batch({{1, 1}, {63, 1}, {64, 1}, {65, 2}, {0, 1}, {1500, 1}, {8193, 2}, {129, 5}, {70, 64}},
+                        heads, seed),
                   true, 0.3f, seed);
     check(d);
   }
@@ -159,7 +170,8 @@ TEST_F(MlaDecode, TreeMask) {
   const std::uint32_t seed = fresh_seed();
   std::mt19937_64 rng(seed);
   for (const int heads : {4, 16, 128}) {
-    DeviceBatch d(Batch({{100, 8}, {8, 8}, {1503, 13}, {64, 64}, {640, 64}, {70, 1}}, heads, seed), false, 0.3f, seed);
+    DeviceBatch d(Batch({{100, 8}, {8, 8}, {1503, 13}, {64, 64}, {640, 64}, {70, 1}}, heads, seed), false,
+                  0.3f, seed);
     std::vector<std::uint64_t> masks;
     for (const SequenceSpec& s : d.b.specs)
       for (int t = 0; t < s.query; ++t) masks.push_back((rng() & rng()) | 1ull << t);
@@ -172,7 +184,8 @@ TEST_F(MlaDecode, TreeMask) {
 TEST_F(MlaDecode, NeverSplitDependsOnTheRowAlone) {
   const std::uint32_t seed = fresh_seed();
   DeviceBatch alone(Batch({{3000, 1}}, 128, seed), false, 0.3f, seed);
-  DeviceBatch among(Batch({{3000, 1}, {77, 3}, {0, 1}, {900, 1}, {64, 1}, {5000, 2}}, 128, seed), false, 0.3f, seed);
+  DeviceBatch among(Batch({{3000, 1}, {77, 3}, {0, 1}, {900, 1}, {64, 1}, {5000, 2}}, 128, seed), false, 0.3f,
+                    seed);
   alone.args.shape.split = among.args.shape.split = MlaSplit::never;
   check(alone);
   check(among);

@@ -1,6 +1,6 @@
 // Divides a step's pages among the parts: successive units, laid on a line, a unit counting some pages more
-// than it has for its start and end. Units stay whole where that costs little; otherwise the line is cut at equal
-// distances. One CTA, once a step.
+// than it has for its start and end. Units stay whole where that costs little; otherwise the line is cut at
+// equal distances. One CTA, once a step.
 #include "backends/cuda/sm90/mla_decode/plan.h"
 
 namespace trireme::cuda {
@@ -9,10 +9,10 @@ namespace {
 
 constexpr int kThreads = 1024;
 constexpr int kSharedCosts = 6144;  // that many units are dealt out from shared memory
-constexpr int kUnitOverhead = 4;  // pages' worth of time that starting and ending a unit takes
-constexpr int kLeastShare = 6;    // of a part: shorter pieces cost more to merge than they save
-constexpr int kLeastPiece = 1;    // pages of a unit that a part takes up at its end
-constexpr int kWholeSlack = 9;    // pages by which a part may exceed the mean where that saves all cuts
+constexpr int kUnitOverhead = 4;    // pages' worth of time that starting and ending a unit takes
+constexpr int kLeastShare = 6;      // of a part: shorter pieces cost more to merge than they save
+constexpr int kLeastPiece = 1;      // pages of a unit that a part takes up at its end
+constexpr int kWholeSlack = 9;      // pages by which a part may exceed the mean where that saves all cuts
 
 // Exclusive prefix sum over the block; total is the sum over all threads.
 __device__ int block_scan(int value, int* warp_sums, int& total) {
@@ -122,7 +122,8 @@ struct Line {
       const Position before = cut_at(part - 1, share);
       if (before.unit == at.unit && before.page > 0) continue;
       Cut cut{at.unit, part - 1, 2, 0};
-      while (part + cut.pieces - 1 < parts && cut_at(part + cut.pieces - 1, share).unit == at.unit) ++cut.pieces;
+      while (part + cut.pieces - 1 < parts && cut_at(part + cut.pieces - 1, share).unit == at.unit)
+        ++cut.pieces;
       cuts[atomicAdd(cut_count, 1)] = cut;
     }
   }
