@@ -7,7 +7,7 @@
 namespace trireme::cuda {
 namespace {
 
-constexpr i64 kMaxRopeDim = 512;
+constexpr i64 kMaxRopeDim = 256;
 
 const u16* bits(const ConstView& v, i64 column = 0) { return static_cast<const u16*>(v.data) + column; }
 u16* bits(const View& v, i64 column = 0) { return static_cast<u16*>(v.mutable_data()) + column; }

@@ -72,7 +72,7 @@ TEST(CudaKvAppend, RopeRotatesInPlace) {
   for (const Case& c :
        {Case{130, 128, 192, 128, 64, 0, 0}, Case{17, 1, 576, 512, 64, 0, 0}, Case{3, 5, 128, 0, 128, 8, 0},
         Case{4, 3, 24, 4, 20, 0, 0}, Case{7, 2, 81, 0, 80, 0, 1}, Case{2, 300, 64, 0, 64, 0, 0},
-        Case{1, 1, 512, 0, 512, 0, 0}}) {
+        Case{1, 1, 300, 7, 256, 0, 0}}) {
     Table table(c.dim);
     for (const bool interleaved : {true, false}) {
       Rows x(c.tokens * c.heads, c.width, c.padding, c.skew);
@@ -286,7 +286,11 @@ TEST(CudaKvAppend, CopiesBlocksInOrder) {
     std::vector<KvCacheLayer> layers;
     for (std::size_t l = 0; l < kLayers; ++l) {
       caches.emplace_back(layout, kBlocks);
-      for (u8& b : caches.back().mem.host) b = static_cast<u8>(rng()());
+      std::vector<u8>& bytes = caches.back().mem.host;  // whole tokens of an even number of bytes
+      for (std::size_t i = 0; i + 8 <= bytes.size(); i += 8) {
+        const u64 random = rng()();
+        std::memcpy(bytes.data() + i, &random, 8);
+      }
       caches.back().mem.up();
       layers.push_back(caches.back().layer);
     }

@@ -10,12 +10,15 @@ namespace {
 
 constexpr int kOrderThreads = 1024, kMoveThreads = 512, kCombineThreads = 256;
 constexpr int kScaleRows = 8192;  // of one column of scales that a block puts together
-constexpr int kTogether = 8;      // choices whose rows are loaded before the first is added
+constexpr int kTogether = 8;      // rows, or pairs, that are loaded before the first is used
 
 // The 4 experts at i, which is divisible by 4; -1 past the end.
 __device__ __forceinline__ void four(int (&e)[4], const OrderArgs& a, int64_t i, bool aligned) {
   if (aligned && i + 4 <= a.pairs) {
-    const uint4 v = load16(a.expert + i);
+    uint4 v;  // through L1: read twice, and by several blocks of a multiprocessor
+    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(a.expert + i));
     e[0] = static_cast<int>(v.x), e[1] = static_cast<int>(v.y);
     e[2] = static_cast<int>(v.z), e[3] = static_cast<int>(v.w);
     return;
@@ -51,7 +54,7 @@ __device__ __forceinline__ int2 block_scan(int v) {
 // A block an expert. Every block reads all pairs, a warp `each` of them in a row: it counts those of lower
 // experts, where its own rows begin, and places its own by a scan, so that the order depends on nothing but
 // the pairs.
-__global__ __launch_bounds__(kOrderThreads) void order_kernel(OrderArgs a, int64_t each) {
+__global__ __launch_bounds__(kOrderThreads, 2) void order_kernel(OrderArgs a, int64_t each) {
   pdl_launch();
   pdl_wait();
   const int own = static_cast<int>(blockIdx.x), lane = static_cast<int>(threadIdx.x % 32);
@@ -129,10 +132,18 @@ __device__ __forceinline__ void move_scales(const ScatterArgs& a, int b, int fir
   if (count <= 0) return;
   const float* const from = a.scale + b * a.scale_stride;
   const auto pairs = static_cast<uint32_t>(a.tokens * a.top_k), top_k = static_cast<uint32_t>(a.top_k);
-#pragma unroll 4
-  for (uint32_t i = threadIdx.x; i < pairs; i += blockDim.x) {
-    const int at = static_cast<const volatile int32_t*>(a.row_of)[i] - first;
-    if (at >= 0 && at < count) column[at] = static_cast<const volatile float*>(from)[i / top_k];
+  for (uint32_t begin = threadIdx.x; begin < pairs; begin += kTogether * blockDim.x) {
+    int row[kTogether];
+    float scale[kTogether];
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j) {
+      const uint32_t i = min(begin + j * blockDim.x, pairs - 1);  // past the end: the last again
+      row[j] = static_cast<const volatile int32_t*>(a.row_of)[i] - first;
+      scale[j] = static_cast<const volatile float*>(from)[i / top_k];
+    }
+#pragma unroll
+    for (int j = 0; j < kTogether; ++j)
+      if (row[j] >= 0 && row[j] < count) column[row[j]] = scale[j];
   }
   __syncthreads();
   float* const to = a.rows_q.scale + b * a.rows_q.scale_stride + first;
@@ -141,7 +152,7 @@ __device__ __forceinline__ void move_scales(const ScatterArgs& a, int b, int fir
 
 // Blocks for the scales, `scale_blocks` of them, then one a token.
 template <bool Wide>
-__global__ __launch_bounds__(kMoveThreads) void scatter_kernel(ScatterArgs a, int scale_blocks) {
+__global__ __launch_bounds__(kMoveThreads, 4) void scatter_kernel(ScatterArgs a, int scale_blocks) {
   __shared__ int32_t row_of[kMaxTopK];
   pdl_launch();
   pdl_wait();

@@ -6,7 +6,7 @@
 namespace trireme::cuda::smxx {
 namespace {
 
-constexpr int kRotating = 256, kMaxThreads = 32 + kRotating, kBlocksPerSm = 4;
+constexpr int kRotating = 128, kMaxThreads = 32 + kRotating, kBlocksPerSm = 8;
 
 template <Unit U>
 __global__ __launch_bounds__(kMaxThreads, kBlocksPerSm) void rope_kernel(RopeArgs a) {
