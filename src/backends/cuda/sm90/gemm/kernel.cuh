@@ -145,7 +145,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     fence_mbarrier_init();
   }
   if (in_cluster) {
-    cluster_sync();
+    cluster_arrive_relaxed();
+    cluster_wait();
   } else {
     __syncthreads();
   }
@@ -162,7 +163,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   // No CTA of a cluster leaves while another may still write to it or read from it.
   if (in_cluster) {
     __syncwarp();
-    cluster_sync();
+    cluster_arrive_relaxed();
+    cluster_wait();
   }
 }
 

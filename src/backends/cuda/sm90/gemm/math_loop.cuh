@@ -79,15 +79,17 @@ class Fp8Loop {
 
   __device__ void run() {
     int kb = 0;
-    for (; kb + kSteps <= k_blocks_; kb += kSteps) {
-      Part even, odd;
-      begin_step(scale_);
-      issue(even, 0);
-      chain(even, odd);
-      Mbarrier* done = step_done();
-      wgmma_batch_wait<0>();
-      release_stage(done, p_.cluster);
-      add(odd, C::kParts - 1);
+    if constexpr (kSteps > 0) {
+      for (; kb + kSteps <= k_blocks_; kb += kSteps) {
+        Part even, odd;
+        begin_step(scale_);
+        issue(even, 0);
+        chain(even, odd);
+        Mbarrier* done = step_done();
+        wgmma_batch_wait<0>();
+        release_stage(done, p_.cluster);
+        add(odd, C::kParts - 1);
+      }
     }
     for (; kb < k_blocks_; ++kb) alone();
   }
@@ -125,7 +127,7 @@ class Fp8Loop {
     }
   }
 
-  // A step by itself.
+  // A step by itself: nothing of this warpgroup overlaps, but the stage is released as early as can be.
   __device__ __forceinline__ void alone() {
     begin_step(scale_);
     Part part;
@@ -133,9 +135,9 @@ class Fp8Loop {
     for (int i = 0; i < C::kParts; ++i) {
       issue(part, i);
       wgmma_batch_wait<0>();
+      if (i == C::kParts - 1) release_stage(step_done(), p_.cluster);
       add(part, i);
     }
-    release_stage(step_done(), p_.cluster);
   }
 
   // Waits for a stage; the products of its scales: for rows r and r + 8, by the first and the second row of

@@ -43,10 +43,16 @@ struct SplitKSum {
   int split, rank;
   std::uint32_t parity = 0;
 
+  template <bool kRelease>
   __device__ static void arrive_everywhere(Mbarrier* bar, int split) {
     __syncwarp();
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    if (lane < split) mbarrier_arrive_cluster(bar, static_cast<std::uint32_t>(lane));
+    if (lane >= split) return;
+    if constexpr (kRelease) {
+      mbarrier_arrive_cluster(bar, static_cast<std::uint32_t>(lane));
+    } else {
+      mbarrier_arrive_cluster_relaxed(bar, static_cast<std::uint32_t>(lane));
+    }
   }
 
   // Every math thread, for every tile. out: the place of the warpgroup's first row and column, [64, kCount *
@@ -59,7 +65,7 @@ struct SplitKSum {
     for (int i = 0; i < kCount / 4; ++i) {
       sums[i * 256 + thread] = make_float4(acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3]);
     }
-    arrive_everywhere(ready, split);
+    arrive_everywhere<true>(ready, split);
     mbarrier_wait_cluster(ready, parity);
     parity ^= 1;
     for (int piece = rank; piece < kCount / 16; piece += split) {
@@ -81,7 +87,7 @@ struct SplitKSum {
                    cols - 32 * piece);
       }
     }
-    arrive_everywhere(free, split);
+    arrive_everywhere<false>(free, split);  // what was read is in use already
   }
 };
 
