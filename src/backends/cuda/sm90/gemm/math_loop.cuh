@@ -252,7 +252,7 @@ __device__ __forceinline__ void skip(const GemmParams& p, int k_blocks, const Ge
 template <class C>
 __device__ __forceinline__ void multiply(const GemmParams& p, const GemmSmem<C>& smem, int rank,
                                          const KSlice& k, int cta) {
-  const int wg = static_cast<int>(threadIdx.x) / 128 - 1;
+  const int wg = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128 - 1, 0);  // uniform, and known to be
   const int wg_row = C::kWgM == 2 ? wg * 64 * C::kMi : 0;
   const int wg_col = C::kWgM == 2 ? 0 : wg * C::kWn;
   TileWalk<C::kBm, C::kBn> walk(p);
