@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/rng.h"
 #include "cli/bench.h"
+#include "cli/bench_gpu.h"
 #include "cli/model_flags.h"
 #include "cli/progress.h"
 #include "engine/direct.h"
@@ -22,8 +23,36 @@ struct BenchFlags {
   ModelFlags model;
   int batch = 1, context = 512, steps = 64, warmup = 4;  // decode
   int tokens = 2048, chunk = 2048, repeats = 3;          // prefill
-  std::string json;
+  i64 ep_slice = 0;
+  bool eager = false;
+  std::string json, trace;
 };
+
+// What the two benches of a GPU take from the flags.
+GpuBenchFlags gpu_flags(const BenchFlags& f) {
+  return {.batch = f.batch,
+          .context = f.context,
+          .steps = f.steps,
+          .warmup = f.warmup,
+          .tokens = f.tokens,
+          .chunk = f.chunk,
+          .repeats = f.repeats,
+          .eager = f.eager,
+          .json = f.json,
+          .trace = f.trace};
+}
+
+bool on_gpu(const engine::Runtime& r) { return !r.backend->device().host_readable(); }
+
+Result<engine::RuntimeOptions> options_of(const BenchFlags& f) {
+  ASSIGN(auto options, f.model.resolve());
+  if (f.ep_slice < 0) return invalid("--ep-slice {}: the number of ranks, at least 1", f.ep_slice);
+  if (f.ep_slice > 1 && !options.dummy)
+    return invalid(
+        "--ep-slice measures one rank's share with dummy weights: use --geometry or --load-format dummy");
+  options.ep_slice = f.ep_slice;
+  return options;
+}
 
 Status write_json(const std::string& path, const Json& json) {
   if (path.empty()) return {};
@@ -54,13 +83,14 @@ void print_header(const engine::Runtime& r) {
 Status run_decode(const BenchFlags& flags) {
   if (flags.batch < 1 || flags.context < 1 || flags.steps < 1 || flags.warmup < 0)
     return invalid("--batch, --context and --steps must be at least 1");
-  ASSIGN(auto options, flags.model.resolve());
+  ASSIGN(auto options, options_of(flags));
+  const i64 most = i64{flags.context} + flags.warmup + flags.steps + 8;
+  if (options.max_model_len == 0) options.max_model_len = most;
   ASSIGN(auto r, engine::load_runtime(options));
+  if (on_gpu(r)) return bench_decode_gpu(gpu_flags(flags), options, std::move(r));
   const i64 room = i64{flags.context} + flags.warmup + flags.steps + 1;
   ASSIGN(auto runner, engine::DirectRunner::create(r, room, flags.batch));
-  for (int s = 0; s < flags.batch; ++s) {
-    TRY(runner->pretend(flags.context, s));
-  }
+  TRY(runner->pretend(flags.context));
 
   auto tokens = random_tokens(flags.batch, r.config.vocab_size);
   std::vector<double> times;
@@ -128,8 +158,9 @@ double gemm_floor(const engine::Runtime& r, i64 tokens) {
 Status run_prefill(const BenchFlags& flags) {
   if (flags.tokens < 1 || flags.chunk < 1 || flags.repeats < 1)
     return invalid("--tokens, --chunk and --repeats must be at least 1");
-  ASSIGN(auto options, flags.model.resolve());
+  ASSIGN(auto options, options_of(flags));
   ASSIGN(auto r, engine::load_runtime(options));
+  if (on_gpu(r)) return bench_prefill_gpu(gpu_flags(flags), options, std::move(r));
   ASSIGN(auto runner, engine::DirectRunner::create(r, flags.tokens));
   const auto prompt = random_tokens(flags.tokens, r.config.vocab_size);
   std::vector<double> times;
@@ -173,7 +204,12 @@ void add_bench_decode(CLI::App& app, Action& action) {
   app.add_option("--context", flags->context, "Tokens that each sequence has already")->capture_default_str();
   app.add_option("--steps", flags->steps, "Steps to time")->capture_default_str();
   app.add_option("--warmup", flags->warmup, "Steps before those")->capture_default_str();
+  app.add_option("--ep-slice", flags->ep_slice,
+                 "Measure one of so many expert-parallel ranks: its share of the experts, the tokens of all");
+  app.add_flag("--enforce-eager,--disable-cuda-graph", flags->eager,
+               "On a GPU: launch each kernel from the host");
   app.add_option("--json", flags->json, "Also write the result here");
+  app.add_option("--trace", flags->trace, "On a GPU: write the parts of a step here, for Perfetto");
   app.callback([flags, &action] { action = [flags] { return run_decode(*flags); }; });
 }
 
@@ -183,7 +219,9 @@ void add_bench_prefill(CLI::App& app, Action& action) {
   app.add_option("--tokens", flags->tokens, "Length of the prompt")->capture_default_str();
   app.add_option("--chunk", flags->chunk, "Tokens of one forward pass")->capture_default_str();
   app.add_option("--repeats", flags->repeats, "Runs to time")->capture_default_str();
+  app.add_option("--ep-slice", flags->ep_slice, "As in bench decode");
   app.add_option("--json", flags->json, "Also write the result here");
+  app.add_option("--trace", flags->trace, "On a GPU: write the parts of the pass here, for Perfetto");
   app.callback([flags, &action] { action = [flags] { return run_prefill(*flags); }; });
 }
 

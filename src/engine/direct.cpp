@@ -1,7 +1,10 @@
 #include "engine/direct.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
+
+#include "base/rng.h"
 
 namespace trireme::engine {
 
@@ -24,17 +27,45 @@ Result<std::unique_ptr<DirectRunner>> DirectRunner::create(const Runtime& runtim
   return d;
 }
 
-Status DirectRunner::pretend(i64 tokens, int s) {
-  const i64 block_bytes = kKvBlockTokens * cache_.layers()[0].layout.token_bytes();
-  const std::vector<char> zeros(static_cast<std::size_t>(block_bytes));
-  for (const auto& layer : cache_.layers()) {
-    for (const i32 block : table(s)) {
-      TRY(runtime_.backend->device().copy_in(static_cast<char*>(layer.data) + block * block_bytes,
-                                             zeros.data(), block_bytes, runner_->stream()));
+Status DirectRunner::pretend(i64 tokens) {
+  // One block of random tokens in the cache's own form, repeated: what attention costs does not depend on
+  // more.
+  const KvLayout& l = cache_.layers()[0].layout;
+  const i64 token = l.token_bytes(), block = kKvBlockTokens * token;
+  std::vector<char> pattern(static_cast<std::size_t>(block * std::max<i64>(1, (16 << 20) / block)));
+  Rng rng(3);
+  for (std::size_t at = 0; at < pattern.size(); at += static_cast<std::size_t>(token)) {
+    char* const to = pattern.data() + at;
+    const bool fp8 = l.dtype == DType::kF8E4M3, wide = l.dtype == DType::kF32;
+    const i64 codes = fp8 ? l.latent_dim : 0, scales = codes / 128;
+    for (i64 i = 0; i < codes; ++i)
+      to[i] = static_cast<char>(float_to_f8e4m3(static_cast<float>(rng.normal()) * 100));
+    const float scale = 0.01f;
+    for (i64 i = 0; i < scales; ++i) std::memcpy(to + codes + i * 4, &scale, 4);
+    for (i64 i = codes + scales * 4; i < token; i += wide ? 4 : 2) {
+      const float value = static_cast<float>(rng.normal());
+      const BF16 narrow(value);
+      if (wide)
+        std::memcpy(to + i, &value, 4);
+      else
+        std::memcpy(to + i, &narrow, 2);
     }
   }
-  length_[static_cast<std::size_t>(s)] = tokens;
+  for (const auto& layer : cache_.layers()) {
+    const i64 bytes = layer.blocks * block, piece = static_cast<i64>(pattern.size());
+    for (i64 at = 0; at < bytes; at += piece) {
+      TRY(runtime_.backend->device().copy_in(static_cast<char*>(layer.data) + at, pattern.data(),
+                                             std::min(piece, bytes - at), runner_->stream()));
+    }
+  }
+  std::fill(length_.begin(), length_.end(), tokens);
   return runner_->stream().synchronize();
+}
+
+Status DirectRunner::record(GraphOptions options) {
+  options.max_seqs = static_cast<i64>(length_.size());
+  options.max_context = blocks_each_ * kKvBlockTokens;
+  return runner_->record(options);
 }
 
 Result<std::vector<float>> DirectRunner::to_host(const View& row) {

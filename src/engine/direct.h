@@ -18,8 +18,12 @@ class DirectRunner {
 
   // Forgets what sequence s held.
   void restart(int s = 0) { length_[static_cast<std::size_t>(s)] = 0; }
-  // For benches: goes on as if `tokens` tokens had been computed; their KV becomes zeros, really written.
-  Status pretend(i64 tokens, int s);
+  // For benches: every sequence goes on as if `tokens` tokens had been computed; their KV becomes random
+  // numbers.
+  Status pretend(i64 tokens);
+  // decode() as recorded graphs from now on, where the device has them.
+  Status record(GraphOptions options);
+  void set_timeline(Timeline* timeline) { runner_->set_timeline(timeline); }
   i64 length(int s = 0) const { return length_[static_cast<std::size_t>(s)]; }
 
   // Appends tokens to one sequence, in chunks; hands each chunk's logits ([n, vocab]) to `each` when all are

@@ -33,10 +33,12 @@ void append_slices(std::vector<Slice>& slices, Slice slice, i64 prompt_tokens) {
   slices.push_back(slice);
 }
 
-StepRunner::StepRunner(const models::Model& model, Backend& backend, std::span<const KvCacheLayer> cache)
+StepRunner::StepRunner(const models::Model& model, Backend& backend, std::span<const KvCacheLayer> cache,
+                       i64 expanded_context)
     : model_(model),
       backend_(backend),
       cache_(cache),
+      expanded_context_(expanded_context),
       stream_(backend.device().make_stream()),
       arena_(backend.device()) {}
 
@@ -50,7 +52,9 @@ Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
   if (graphs_ && graphs_->covers(slices)) {
     Output out;
     for (std::size_t i = 0; i < slices.size(); ++i) out.first_row.push_back(static_cast<i64>(i));
+    if (timeline_ != nullptr) TRY(timeline_->mark(*stream_, "graph"));
     ASSIGN(out.logits, graphs_->run(slices));
+    if (timeline_ != nullptr) TRY(timeline_->mark(*stream_, "between graphs"));
     return out;
   }
   arena_.reset();
@@ -124,16 +128,35 @@ Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
     return p;
   };
   const SeqParts all = sequences(0, order.size());
-  const SeqParts absorbed_parts = sequences(0, absorbed), expanded_parts = sequences(absorbed, order.size());
+  const SeqParts absorbed_parts = sequences(0, absorbed);
   layers::Batch batch;
-  const Part k_start = part([&] {
-    i32 row = 0;
-    host_.push_back(row);
-    for (std::size_t i = absorbed; i < order.size(); ++i)
-      host_.push_back(
-          row += static_cast<i32>(slices[order[i]].start + static_cast<i64>(slices[order[i]].tokens.size())));
-    batch.expanded_context = row;
-  });
+  struct ExpandedParts {
+    SeqParts seqs;
+    Part k_start;
+  };
+  std::vector<ExpandedParts> expanded_parts;
+  const auto context_of = [&](std::size_t i) {
+    return slices[order[i]].start + static_cast<i64>(slices[order[i]].tokens.size());
+  };
+  for (std::size_t begin = absorbed; begin < order.size();) {
+    layers::Batch::Expanded group;
+    for (std::size_t i = 0; i < begin; ++i)
+      group.first_row += static_cast<i64>(slices[order[i]].tokens.size());
+    std::size_t end = begin;
+    do {
+      group.context += context_of(end);
+      group.rows += static_cast<i64>(slices[order[end]].tokens.size());
+      ++end;
+    } while (end < order.size() && group.context + context_of(end) <= expanded_context_);
+    const Part k_start = part([&] {
+      i32 row = 0;
+      host_.push_back(row);
+      for (std::size_t i = begin; i < end; ++i) host_.push_back(row += static_cast<i32>(context_of(i)));
+    });
+    expanded_parts.push_back({sequences(begin, end), k_start});
+    batch.expanded.push_back(group);
+    begin = end;
+  }
   const Part sample_rows = part([&] {
     i64 row = 0, wanted = 0;
     for (std::size_t i = 0; i < order.size(); ++i) {
@@ -167,8 +190,10 @@ Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
   batch.slots = on_device(slots);
   batch.all = batch_of(all);
   batch.absorbed = batch_of(absorbed_parts);
-  batch.expanded = batch_of(expanded_parts);
-  batch.expanded_k_start = on_device(k_start);
+  for (std::size_t i = 0; i < expanded_parts.size(); ++i) {
+    batch.expanded[i].seqs = batch_of(expanded_parts[i].seqs);
+    batch.expanded[i].k_start = on_device(expanded_parts[i].k_start);
+  }
   batch.sample_rows = on_device(sample_rows);
 
   const layers::Context context{backend_, *stream_, arena_, timeline_};

@@ -12,15 +12,21 @@
 
 namespace trireme::engine {
 
+// 16K tokens of DeepSeek-V3 are 1 GiB once expanded.
+inline constexpr i64 kExpandedContext = 16384;
+
 class StepRunner {
  public:
-  StepRunner(const models::Model& model, Backend& backend, std::span<const KvCacheLayer> cache);
+  // expanded_context: cached tokens that MLA expands at once, beyond one sequence's own; bounds the
+  // workspace.
+  StepRunner(const models::Model& model, Backend& backend, std::span<const KvCacheLayer> cache,
+             i64 expanded_context = kExpandedContext);
 
   // Records decode steps of up to options.max_seqs sequences; run() then uses them where they fit. Nothing
   // happens on devices without graphs.
   Status record(const GraphOptions& options);
   const DecodeGraphs* graphs() const { return graphs_.get(); }
-  // Notes the parts of steps that are not recorded.
+  // Notes the parts of steps that are not recorded, and where a recorded step begins ("graph") and ends.
   void set_timeline(Timeline* timeline) { timeline_ = timeline; }
 
   struct Output {
@@ -37,6 +43,7 @@ class StepRunner {
   const models::Model& model_;
   Backend& backend_;
   std::span<const KvCacheLayer> cache_;
+  const i64 expanded_context_;
   std::unique_ptr<Stream> stream_;
   Arena arena_;
   std::unique_ptr<DecodeGraphs> graphs_;

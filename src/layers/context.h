@@ -23,15 +23,21 @@ struct Context {
 // The tokens of one step, on the device. Rows that MLA computes in its absorbed form come first, then those
 // in its expanded form (see mla.h); for other attention the order means nothing.
 struct Batch {
-  In<i32> tokens;               // [rows]
-  In<i32> positions;            // [rows]
-  In<i32> slots;                // [rows]: where each token's KV goes, block * 64 + offset
-  SeqBatch all;                 // every sequence slice, q_start over all rows
-  SeqBatch absorbed, expanded;  // the same slices in two parts, each with its own q_start from 0
-  In<i32> expanded_k_start;     // [expanded.seqs() + 1], see MlaGatherArgs
+  // Expanded slices whose contexts are expanded at once. Several, since that takes much memory.
+  struct Expanded {
+    SeqBatch seqs;    // q_start from 0
+    In<i32> k_start;  // [seqs + 1], see MlaGatherArgs
+    i64 first_row = 0, rows = 0;
+    i64 context = 0;  // sum of context_len
+  };
+  In<i32> tokens;                  // [rows]
+  In<i32> positions;               // [rows]
+  In<i32> slots;                   // [rows]: where each token's KV goes, block * 64 + offset
+  SeqBatch all;                    // every sequence slice, q_start over all rows
+  SeqBatch absorbed;               // the slices that are absorbed
+  std::vector<Expanded> expanded;  // and the others
   i64 absorbed_rows = 0;
-  i64 expanded_context = 0;  // sum of the expanded slices' context_len
-  In<i32> sample_rows;       // rows whose logits are wanted, ascending
+  In<i32> sample_rows;  // rows whose logits are wanted, ascending
   i64 rows() const { return static_cast<i64>(tokens.size()); }
 };
 

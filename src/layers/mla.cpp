@@ -30,28 +30,25 @@ Status absorbed(const Context& c, const Mla& w, const SeqBatch& seqs, const KvCa
                            c.stream);
 }
 
-Status expanded(const Context& c, const Mla& w, const Batch& batch, const KvCacheLayer& cache, const View& q,
-                const View& out) {
+Status expanded(const Context& c, const Mla& w, const Batch::Expanded& batch, const KvCacheLayer& cache,
+                const View& q, const View& out) {
   const i64 tokens = q.shape.rows();
   c.mark("kv_b");
-  ASSIGN(View latent, c.take({batch.expanded_context, w.latent}));
-  ASSIGN(View k_rope, c.take({batch.expanded_context, w.rope}));
-  TRY(c.ops.mla_gather({.seqs = batch.expanded,
-                        .k_start = batch.expanded_k_start,
-                        .cache = cache,
-                        .latent = latent,
-                        .rope = k_rope},
-                       c.stream));
+  ASSIGN(View latent, c.take({batch.context, w.latent}));
+  ASSIGN(View k_rope, c.take({batch.context, w.rope}));
+  TRY(c.ops.mla_gather(
+      {.seqs = batch.seqs, .k_start = batch.k_start, .cache = cache, .latent = latent, .rope = k_rope},
+      c.stream));
   Activation latents{.x = latent, .q = {}};
   ASSIGN(View kv, linear(c, latents, w.kv_b));
   c.mark("attention (MLA, expanded)");
   return c.ops.mla_expanded({.q = q.reshaped({tokens, w.heads, w.nope + w.rope}),
-                             .kv = kv.reshaped({batch.expanded_context, w.heads, w.nope + w.v}),
+                             .kv = kv.reshaped({batch.context, w.heads, w.nope + w.v}),
                              .k_rope = k_rope,
                              .nope = w.nope,
                              .v = w.v,
-                             .seqs = batch.expanded,
-                             .k_start = batch.expanded_k_start,
+                             .seqs = batch.seqs,
+                             .k_start = batch.k_start,
                              .scale = w.scale,
                              .out = out.reshaped({tokens, w.heads, w.v})},
                             c.stream);
@@ -118,10 +115,15 @@ Status mla(const Context& c, const Mla& w, const Batch& batch, const KvCacheLaye
   if (w.absorb_all) {
     TRY(absorbed(c, w, batch.all, cache, q, values));
   } else {
-    const i64 first = batch.absorbed_rows;
-    if (first > 0) TRY(absorbed(c, w, batch.absorbed, cache, q.rows(0, first), values.rows(0, first)));
-    if (first < tokens)
-      TRY(expanded(c, w, batch, cache, q.rows(first, tokens - first), values.rows(first, tokens - first)));
+    if (const i64 n = batch.absorbed_rows; n > 0) {
+      ArenaScope scope(c.arena);
+      TRY(absorbed(c, w, batch.absorbed, cache, q.rows(0, n), values.rows(0, n)));
+    }
+    for (const auto& part : batch.expanded) {
+      ArenaScope scope(c.arena);
+      TRY(expanded(c, w, part, cache, q.rows(part.first_row, part.rows),
+                   values.rows(part.first_row, part.rows)));
+    }
   }
   c.mark("o_proj");
   Activation attended{.x = values, .q = {}};

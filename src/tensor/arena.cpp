@@ -20,7 +20,19 @@ Result<View> Arena::take(DType dtype, Shape shape) {
   }
   char* at = static_cast<char*>(chunks_[chunk_].data()) + used_;
   used_ += bytes;
+  i64 taken = used_;
+  for (std::size_t i = 0; i < chunk_; ++i) taken += chunks_[i].bytes();
+  peak_ = std::max(peak_, taken);
   return View(at, dtype, shape);
+}
+
+Status Arena::reserve(i64 bytes) {
+  CHECK(chunk_ == 0 && used_ == 0, "an arena in use");
+  if (reserved_bytes() >= bytes) return {};
+  chunks_.clear();
+  ASSIGN(auto chunk, device_.allocate(bytes));
+  chunks_.push_back(std::move(chunk));
+  return {};
 }
 
 void Arena::reset() {

@@ -31,12 +31,16 @@ class Arena {
   // Gives everything back. If the last round needed several chunks, the next one gets a single larger one.
   void reset();
   i64 reserved_bytes() const;
+  // The most that was taken at any time, and room for so much in one piece before it is needed.
+  i64 peak_bytes() const { return peak_; }
+  Status reserve(i64 bytes);
 
  private:
   Device& device_;
   std::vector<Buffer> chunks_;
   std::size_t chunk_ = 0;  // the one being filled
   i64 used_ = 0;           // of it
+  i64 peak_ = 0;
 };
 
 // Gives back what was taken in a scope.
