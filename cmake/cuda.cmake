@@ -1,7 +1,16 @@
 # Whether the CUDA room is built: TRIREME_CUDA=ON asks for it, AUTO takes it when nvcc and a GPU are there.
-# Kernels are for Hopper (sm_90a), compiled ahead of time; cuBLASLt and cuDNN are opened when the backend
-# starts, so that the same program runs on machines without them.
-find_program(TRIREME_NVCC nvcc HINTS ${PROJECT_SOURCE_DIR}/.cuda/bin $ENV{CUDA_HOME}/bin /usr/local/cuda/bin)
+# Kernels are for Hopper (sm_90a), compiled ahead of time; cuBLASLt is opened when the backend starts, so that
+# the same program runs on machines without it.
+
+# Whether find_program's candidate is CUDA 13 or newer: an older one on the PATH is passed over.
+function(trireme_is_cuda_13 result nvcc)
+  execute_process(COMMAND ${nvcc} --version OUTPUT_VARIABLE version ERROR_QUIET)
+  if(NOT version MATCHES "release (1[3-9]|[2-9][0-9])\\.")
+    set(${result} FALSE PARENT_SCOPE)
+  endif()
+endfunction()
+find_program(TRIREME_NVCC nvcc VALIDATOR trireme_is_cuda_13
+  HINTS ${PROJECT_SOURCE_DIR}/.cuda/bin $ENV{CUDA_HOME}/bin /usr/local/cuda/bin)
 set(TRIREME_CUDA_ENABLED OFF)
 if(TRIREME_CUDA STREQUAL "ON" OR (TRIREME_CUDA STREQUAL "AUTO" AND TRIREME_NVCC AND EXISTS /proc/driver/nvidia/version))
   if(NOT TRIREME_NVCC)
