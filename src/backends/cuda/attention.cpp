@@ -129,7 +129,9 @@ Status gqa_by_decode(const GqaAttentionArgs& a, CudaStream& stream) {
 
 Status gqa_by_prefill(const GqaAttentionArgs& a, int min_tokens, CudaStream& stream) {
   FlashGqaArgs f;
-  f.seqs = {paged(a.seqs), min_tokens, static_cast<int>(a.q.shape[0])};
+  f.seqs = {paged(a.seqs), min_tokens, static_cast<int>(a.q.shape[0]), stream.device().sms(), nullptr};
+  ASSIGN(void* counter, stream.scratch(Scratch::kAttention, sizeof(unsigned)));
+  f.seqs.counter = static_cast<unsigned*>(counter);
   f.q = a.q.data;
   f.q_stride = a.q.row_stride;
   f.cache = a.cache.data;
@@ -245,7 +247,10 @@ Status mla_expanded(const MlaExpandedArgs& a, Stream& s) {
   if (choose_mla_expanded({.nope = a.nope, .rope = rope, .v = a.v, .aligned = fits}) ==
       AttentionKernel::prefill) {
     FlashMlaArgs f;
-    f.seqs = {paged(a.seqs), 1, static_cast<int>(tokens)};
+    CudaStream& stream = cuda_stream(s);
+    ASSIGN(void* counter, stream.scratch(Scratch::kAttention, sizeof(unsigned)));
+    f.seqs = {paged(a.seqs), 1, static_cast<int>(tokens), stream.device().sms(),
+              static_cast<unsigned*>(counter)};
     f.q = a.q.data;
     f.q_stride = a.q.row_stride;
     f.kv = a.kv.data;

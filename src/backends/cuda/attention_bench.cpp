@@ -1,4 +1,4 @@
-// Times the attention kernels: attention_bench [gqa-decode|prefill]; everything by default.
+// Times the attention kernels: attention_bench [gqa-decode|mla-gather|prefill]; everything by default.
 // Medians over repeats with the L2 cache flushed between them.
 #include <cstdio>
 #include <cstring>
@@ -13,13 +13,9 @@ namespace trireme::cuda {
 namespace {
 using namespace testing_attention;
 
-// Random BF16 of any size, made by repeating a block of random values.
-std::vector<Bf16> much(Rng& rng, std::size_t n) {
-  std::vector<Bf16> x = random_bf16(rng, std::min<std::size_t>(n, 1 << 20));
-  x.reserve(n);
-  while (x.size() < n)
-    x.insert(x.end(), x.begin(), x.begin() + static_cast<std::ptrdiff_t>(std::min(x.size(), n - x.size())));
-  return x;
+// Random BF16 of any size on the device: a block of random values, repeated.
+OnDevice<Bf16> much(Rng& rng, std::size_t n) {
+  return OnDevice<Bf16>(random_bf16(rng, std::min<std::size_t>(n, 1 << 20)), n);
 }
 
 double median_us(const std::function<cudaError_t()>& work, int repeats = 15) {
@@ -61,7 +57,8 @@ void gqa_decode_bench(Rng& rng) {
        {Case{"Llama-8B", 64, 4096, 1, 32, 8, 128, false},
         Case{"Llama-8B ragged", 64, 8192, 1, 32, 8, 128, true},
         Case{"Llama-8B", 1, 32768, 1, 32, 8, 128, false}, Case{"Llama-8B", 1, 2048, 1, 32, 8, 128, false},
-        Case{"Llama-8B", 8, 4096, 1, 32, 8, 128, false}, Case{"Llama-8B", 256, 1024, 1, 32, 8, 128, false},
+        Case{"Llama-8B", 1, 64, 1, 32, 8, 128, false}, Case{"Llama-8B", 8, 4096, 1, 32, 8, 128, false},
+        Case{"Llama-8B", 256, 1024, 1, 32, 8, 128, false},
         Case{"Llama-8B 4 tokens", 64, 4096, 4, 32, 8, 128, false},
         Case{"Llama-8B 8 tokens", 64, 4096, 8, 32, 8, 128, false},
         Case{"Llama-70B", 64, 4096, 1, 64, 8, 128, false}, Case{"d64", 64, 4096, 1, 32, 8, 64, false},
@@ -78,7 +75,7 @@ void gqa_decode_bench(Rng& rng) {
     const RaggedOnDevice d(b);
     const OnDevice q(random_bf16(rng, static_cast<std::size_t>(b.tokens() * c.heads * c.dim))),
         out(nans(static_cast<std::size_t>(b.tokens() * c.heads * c.dim)));
-    const OnDevice cache(much(rng, static_cast<std::size_t>(b.blocks * 64 * 2 * c.kv_heads * c.dim)));
+    const OnDevice<Bf16> cache = much(rng, static_cast<std::size_t>(b.blocks * 64 * 2 * c.kv_heads * c.dim));
     GqaDecodeArgs a = {.q = q.get(),
                        .q_stride = c.dim,
                        .batch = d.batch,
@@ -102,7 +99,7 @@ void gqa_decode_bench(Rng& rng) {
     const std::size_t each = cache.bytes() / sizeof(Bf16);
     const int layers =
         static_cast<int>(std::clamp<std::size_t>((std::size_t{1} << 30) / cache.bytes(), 1, kCalls));
-    const OnDevice stack(much(rng, each * static_cast<std::size_t>(layers)));
+    const OnDevice<Bf16> stack = much(rng, each * static_cast<std::size_t>(layers));
     const double in_layers = median_us(
                                  [&] {
                                    for (int i = 0; i < kCalls; ++i) {
@@ -121,6 +118,36 @@ void gqa_decode_bench(Rng& rng) {
   }
 }
 
+void gather_bench(Rng& rng) {
+  for (const auto& [seqs, context] : {std::pair{1, 16384}, std::pair{16, 4096}}) {
+    const Ragged b(rng, std::vector<std::pair<int, int>>(static_cast<std::size_t>(seqs), {1, context}));
+    const RaggedOnDevice d(b);
+    const int rows = b.context_rows();
+    const OnDevice latent(nans(static_cast<std::size_t>(rows) * 512)),
+        rope(nans(static_cast<std::size_t>(rows) * 64));
+    const OnDevice<Bf16> cache = much(rng, static_cast<std::size_t>(b.blocks * 64 * 576));
+    for (const bool fp8 : {false, true}) {
+      const double us = median_us([&] {
+        return mla_gather_kernel({.batch = d.batch,
+                                  .k_start = d.k_start.get(),
+                                  .cache = cache.get(),
+                                  .fp8 = fp8,
+                                  .latent_out = latent.get(),
+                                  .latent_stride = 512,
+                                  .rope_out = rope.get(),
+                                  .rope_stride = 64,
+                                  .rows = rows,
+                                  .latent = 512,
+                                  .rope = 64},
+                                 nullptr);
+      });
+      const double bytes = static_cast<double>(rows) * ((fp8 ? 656 : 1152) + 1152);
+      std::printf("mla_gather %s %2d x %5d: %8.1f us %6.0f GB/s\n", fp8 ? "fp8 " : "bf16", seqs, context, us,
+                  bytes / us / 1e3);
+    }
+  }
+}
+
 // Multiplications and additions of causal attention with `fresh` of `context` tokens new, in units of 1e12.
 double causal_tera(double seqs, double fresh, double context, double heads, double dims) {
   return seqs * heads * 2 * dims * fresh * (context - (fresh - 1) / 2) / 1e12;
@@ -135,13 +162,18 @@ void prefill_bench(Rng& rng) {
     const Ragged b(rng,
                    std::vector<std::pair<int, int>>(static_cast<std::size_t>(c.seqs), {c.fresh, c.context}));
     const RaggedOnDevice d(b);
-    const FlashBatch seqs = {.batch = d.batch, .min_tokens = 9, .tokens = b.tokens()};
+    const OnDevice counter(std::vector<unsigned>(1));
+    const FlashBatch seqs = {.batch = d.batch,
+                             .min_tokens = 9,
+                             .tokens = b.tokens(),
+                             .sms = multiprocessors(),
+                             .counter = counter.get()};
     {
       const int heads = 128;
       const std::int64_t rows = b.context_rows();
-      const OnDevice q(much(rng, static_cast<std::size_t>(b.tokens() * heads * 192)));
-      const OnDevice kv(much(rng, static_cast<std::size_t>(rows * heads * 256)));
-      const OnDevice k_rope(much(rng, static_cast<std::size_t>(rows * 64)));
+      const OnDevice<Bf16> q = much(rng, static_cast<std::size_t>(b.tokens() * heads * 192));
+      const OnDevice<Bf16> kv = much(rng, static_cast<std::size_t>(rows * heads * 256));
+      const OnDevice<Bf16> k_rope = much(rng, static_cast<std::size_t>(rows * 64));
       const OnDevice out(nans(static_cast<std::size_t>(b.tokens() * heads * 128)));
       const double us = median_us(
           [&] {
@@ -162,8 +194,8 @@ void prefill_bench(Rng& rng) {
     }
     for (const int dim : {64, 128}) {
       const int heads = 32, kv_heads = 8;
-      const OnDevice q(much(rng, static_cast<std::size_t>(b.tokens() * heads * dim)));
-      const OnDevice cache(much(rng, static_cast<std::size_t>(b.blocks * 64 * 2 * kv_heads * dim)));
+      const OnDevice<Bf16> q = much(rng, static_cast<std::size_t>(b.tokens() * heads * dim));
+      const OnDevice<Bf16> cache = much(rng, static_cast<std::size_t>(b.blocks * 64 * 2 * kv_heads * dim));
       const OnDevice out(nans(static_cast<std::size_t>(b.tokens() * heads * dim)));
       const double us = median_us(
           [&] {
@@ -195,5 +227,6 @@ int main(int argc, char** argv) {
   trireme::cuda::testing_attention::Rng rng(1);
   const auto wanted = [&](const char* name) { return argc < 2 || std::strcmp(argv[1], name) == 0; };
   if (wanted("gqa-decode")) trireme::cuda::gqa_decode_bench(rng);
+  if (wanted("mla-gather")) trireme::cuda::gather_bench(rng);
   if (wanted("prefill")) trireme::cuda::prefill_bench(rng);
 }

@@ -241,6 +241,10 @@ double prefill_error(std::vector<Bf16> got, const std::vector<double>& expected,
   return relative_error(got, expected);
 }
 
+// On 132 multiprocessors a CTA has one tile; on fewer it has several.
+constexpr int kChips[] = {1, 5, 132};
+const std::vector<unsigned> kAnyCount = {12345};
+
 TEST_F(AttentionOnGpu, FlashGqaAgreesWithTheFormula) {
   const Ragged b(rng, kPrefill);
   const RaggedOnDevice d(b);
@@ -251,22 +255,31 @@ TEST_F(AttentionOnGpu, FlashGqaAgreesWithTheFormula) {
                         Shape{2, 1, 128, 400}}) {
     const GqaCase c(rng, b, s.heads, s.kv_heads, s.dim, s.window);
     const OnDevice q(c.q), cache(c.cache), out(nans(c.q.size()));
-    ASSERT_EQ(flash_gqa({.seqs = {.batch = d.batch, .min_tokens = 9, .tokens = b.tokens()},
-                         .q = q.get(),
-                         .q_stride = c.dim,
-                         .cache = cache.get(),
-                         .blocks = b.blocks,
-                         .scale = c.scale,
-                         .window = c.window,
-                         .out = out.get(),
-                         .out_stride = c.dim,
-                         .heads = c.heads,
-                         .kv_heads = c.kv_heads,
-                         .dim = c.dim},
-                        nullptr),
-              cudaSuccess);
-    EXPECT_LT(prefill_error(out.host(), c.expected(b), static_cast<std::size_t>(c.heads * c.dim)), kClose)
-        << "head_dim " << s.dim << ", window " << s.window;
+    const OnDevice counter(kAnyCount);
+    const std::vector<double> expected = c.expected(b);
+    for (const int sms : kChips) {
+      out.put(nans(c.q.size()));
+      ASSERT_EQ(flash_gqa({.seqs = {.batch = d.batch,
+                                    .min_tokens = 9,
+                                    .tokens = b.tokens(),
+                                    .sms = sms,
+                                    .counter = counter.get()},
+                           .q = q.get(),
+                           .q_stride = c.dim,
+                           .cache = cache.get(),
+                           .blocks = b.blocks,
+                           .scale = c.scale,
+                           .window = c.window,
+                           .out = out.get(),
+                           .out_stride = c.dim,
+                           .heads = c.heads,
+                           .kv_heads = c.kv_heads,
+                           .dim = c.dim},
+                          nullptr),
+                cudaSuccess);
+      EXPECT_LT(prefill_error(out.host(), expected, static_cast<std::size_t>(c.heads * c.dim)), kClose)
+          << "head_dim " << s.dim << ", window " << s.window << ", " << sms << " multiprocessors";
+    }
   }
 }
 
@@ -279,18 +292,68 @@ TEST_F(AttentionOnGpu, FlashMlaAgreesWithTheFormula) {
   c.kv.resize(static_cast<std::size_t>(rows * c.heads * 256), __float2bfloat16(NAN));
   c.k_rope.resize(static_cast<std::size_t>(rows * 64), __float2bfloat16(NAN));
   const OnDevice q(c.q), kv(c.kv), k_rope(c.k_rope), out(nans(expected.size()));
-  ASSERT_EQ(flash_mla({.seqs = {.batch = d.batch, .min_tokens = 9, .tokens = b.tokens()},
-                       .q = q.get(),
-                       .kv = kv.get(),
-                       .k_rope = k_rope.get(),
-                       .k_start = d.k_start.get(),
-                       .rows = rows,
-                       .scale = c.scale,
-                       .out = out.get(),
-                       .heads = c.heads},
-                      nullptr),
-            cudaSuccess);
-  EXPECT_LT(prefill_error(out.host(), expected, 256), kClose);
+  const OnDevice counter(kAnyCount);
+  for (const int sms : kChips) {
+    out.put(nans(expected.size()));
+    ASSERT_EQ(flash_mla({.seqs = {.batch = d.batch,
+                                  .min_tokens = 9,
+                                  .tokens = b.tokens(),
+                                  .sms = sms,
+                                  .counter = counter.get()},
+                         .q = q.get(),
+                         .kv = kv.get(),
+                         .k_rope = k_rope.get(),
+                         .k_start = d.k_start.get(),
+                         .rows = rows,
+                         .scale = c.scale,
+                         .out = out.get(),
+                         .heads = c.heads},
+                        nullptr),
+              cudaSuccess);
+    EXPECT_LT(prefill_error(out.host(), expected, 256), kClose) << sms << " multiprocessors";
+  }
+}
+
+TEST_F(AttentionOnGpu, AFlashRowIsTheSameToTheBitInChunksAndBesideOthers) {
+  const Ragged all(rng, {{700, 1000}, {130, 300}});
+  for (const int window : {0, 150}) {
+    const GqaCase c(rng, all, 4, 2, 128, window);
+    const OnDevice q(c.q), cache(c.cache), out(nans(c.q.size()));
+    const OnDevice counter(kAnyCount);
+    const std::size_t row = static_cast<std::size_t>(c.heads * c.dim);
+    const auto run = [&](const Ragged& b, int first) {
+      const RaggedOnDevice d(b);
+      EXPECT_EQ(
+          flash_gqa({.seqs = {.batch = d.batch, .tokens = b.tokens(), .sms = 132, .counter = counter.get()},
+                     .q = q.get() + static_cast<std::size_t>(first) * row,
+                     .q_stride = c.dim,
+                     .cache = cache.get(),
+                     .blocks = all.blocks,
+                     .scale = c.scale,
+                     .window = window,
+                     .out = out.get() + static_cast<std::size_t>(first) * row,
+                     .out_stride = c.dim,
+                     .heads = c.heads,
+                     .kv_heads = c.kv_heads,
+                     .dim = c.dim},
+                    nullptr),
+          cudaSuccess);
+      EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    };
+    run(all, 0);
+    const std::vector<Bf16> whole = out.host();
+    out.put(nans(c.q.size()));
+    for (int begin = 0; begin < 700; begin += 97) {
+      Ragged part = all;
+      const int end = std::min(700, begin + 97);
+      part.q_start = {0, end - begin};
+      part.context = {300 + end};
+      part.table.resize(static_cast<std::size_t>(part.max_blocks));
+      run(part, begin);
+    }
+    const std::vector<Bf16> chunks = out.host();
+    EXPECT_EQ(std::memcmp(whole.data(), chunks.data(), 700 * row * sizeof(Bf16)), 0) << "window " << window;
+  }
 }
 
 }  // namespace

@@ -39,6 +39,12 @@ class OnDevice {
     cudaMalloc(reinterpret_cast<void**>(&data_), std::max<std::size_t>(n_, 1) * sizeof(T));
     put(host);
   }
+  // `n` values: the block over and over.
+  OnDevice(const std::vector<T>& block, std::size_t n) : n_(n) {
+    cudaMalloc(reinterpret_cast<void**>(&data_), std::max<std::size_t>(n_, 1) * sizeof(T));
+    for (std::size_t i = 0; i < n; i += block.size())
+      cudaMemcpy(data_ + i, block.data(), std::min(block.size(), n - i) * sizeof(T), cudaMemcpyHostToDevice);
+  }
   ~OnDevice() { cudaFree(data_); }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;

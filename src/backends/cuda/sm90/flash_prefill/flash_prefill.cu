@@ -9,13 +9,13 @@ namespace {
 constexpr float kLog2E = 1.4426950408889634f;
 
 // A bound on the tiles of any batch of so many tokens: whole ones, and one begun for each sequence.
-unsigned tiles_bound(const FlashBatch& b) {
+std::int64_t tiles_bound(const FlashBatch& b) {
   const int longest = b.min_tokens > 1 ? b.min_tokens : 1, some = b.tokens / longest;
-  return static_cast<unsigned>(b.tokens / flash::kQueries + (some < b.batch.seqs ? some : b.batch.seqs));
+  return b.tokens / flash::kQueries + (some < b.batch.seqs ? some : b.batch.seqs);
 }
 
 template <class S>
-cudaError_t launch(const flash::Params& p, const TensorMapSpec (&specs)[3], cudaStream_t stream) {
+cudaError_t launch_shape(const flash::Params& p, const TensorMapSpec (&specs)[3], cudaStream_t stream) {
   CUtensorMap maps[3];
   for (int i = 0; i < 3; ++i)
     if (const cudaError_t e = encode_tensor_map(specs[i], &maps[i]); e != cudaSuccess) return e;
@@ -24,9 +24,12 @@ cudaError_t launch(const flash::Params& p, const TensorMapSpec (&specs)[3], cuda
   static const cudaError_t allowed =
       cudaFuncSetAttribute(flash::prefill<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (allowed != cudaSuccess) return allowed;
-  const dim3 grid(tiles_bound(p.seqs), static_cast<unsigned>(p.heads));
-  if (grid.x == 0 || grid.y == 0) return cudaSuccess;
-  flash::prefill<S><<<grid, flash::kThreads, kBytes, stream>>>(p, maps[0], maps[1], maps[2]);
+  const std::int64_t work = tiles_bound(p.seqs) * p.order.heads;
+  const auto ctas = static_cast<unsigned>(work < p.seqs.sms ? work : p.seqs.sms);
+  if (ctas == 0) return cudaSuccess;
+  if (const cudaError_t e = cudaMemsetAsync(p.seqs.counter, 0, sizeof(unsigned), stream); e != cudaSuccess)
+    return e;
+  flash::prefill<S><<<ctas, flash::kThreads, kBytes, stream>>>(p, maps[0], maps[1], maps[2]);
   return cudaGetLastError();
 }
 
@@ -48,12 +51,12 @@ cudaError_t flash_mla(const FlashMlaArgs& a, cudaStream_t stream) {
   p.out_stride = a.out_stride;
   p.out = static_cast<__nv_bfloat16*>(a.out);
   p.scale_log2 = a.scale * kLog2E;
-  p.heads = a.heads;
+  p.order = {.heads = a.heads, .group = 1, .key_bytes = 512};
   p.q_stride = static_cast<int>(a.q_stride);
   p.k_stride = static_cast<int>(a.kv_stride);
   p.v_first = 128;
   const std::int64_t q_row = a.heads * a.q_stride, kv_row = a.heads * a.kv_stride;
-  return launch<flash::Shape<128, 64, 128, false>>(
+  return launch_shape<flash::Shape<128, 64, 128, false>>(
       p,
       {heads_map(a.q, a.seqs.tokens, q_row, q_row, flash::kQueries),
        heads_map(a.kv, a.rows, kv_row, kv_row, flash::kKeys),
@@ -71,8 +74,7 @@ cudaError_t flash_gqa(const FlashGqaArgs& a, cudaStream_t stream) {
   p.out = static_cast<__nv_bfloat16*>(a.out);
   p.scale_log2 = a.scale * kLog2E;
   p.window = a.window;
-  p.heads = a.heads;
-  p.group = a.heads / a.kv_heads;
+  p.order = {.heads = a.heads, .group = a.heads / a.kv_heads, .key_bytes = std::int64_t{4} * a.dim};
   p.q_stride = static_cast<int>(a.q_stride);
   p.k_stride = a.dim;
   p.v_first = a.kv_heads * a.dim;
@@ -80,8 +82,8 @@ cudaError_t flash_gqa(const FlashGqaArgs& a, cudaStream_t stream) {
   const std::int64_t q_row = a.heads * a.q_stride, token = std::int64_t{2} * a.kv_heads * a.dim;
   const TensorMapSpec cache = heads_map(a.cache, a.blocks * 64, token, token, 64);
   const TensorMapSpec q = heads_map(a.q, a.seqs.tokens, q_row, q_row, flash::kQueries);
-  if (a.dim == 64) return launch<flash::Shape<64, 0, 64, true>>(p, {q, cache, cache}, stream);
-  return launch<flash::Shape<128, 0, 128, true>>(p, {q, cache, cache}, stream);
+  if (a.dim == 64) return launch_shape<flash::Shape<64, 0, 64, true>>(p, {q, cache, cache}, stream);
+  return launch_shape<flash::Shape<128, 0, 128, true>>(p, {q, cache, cache}, stream);
 }
 
 }  // namespace trireme::cuda

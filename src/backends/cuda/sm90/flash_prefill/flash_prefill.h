@@ -12,8 +12,10 @@ namespace trireme::cuda {
 
 struct FlashBatch {
   PagedBatch batch;
-  int min_tokens = 1;  // sequences with fewer new tokens are left alone, with their rows of out
-  int tokens = 0;      // rows of q, all sequences together
+  int min_tokens = 1;           // sequences with fewer new tokens are left alone, with their rows of out
+  int tokens = 0;               // rows of q, all sequences together
+  int sms = 132;                // multiprocessors
+  unsigned* counter = nullptr;  // one word of device memory for the call; needs no value
 };
 
 // Expanded MLA of 128 + 64 key and 128 value columns.

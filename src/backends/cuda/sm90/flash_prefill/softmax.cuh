@@ -30,9 +30,23 @@ __device__ __forceinline__ void scale_rows(float (&x)[N], const float (&factor)[
   for (int i = 0; i < N; ++i) x[i] *= factor[i / 2 % 2];
 }
 
+// Four words of each of a quad's four lanes: lane i gets word i of them all, in the order of the lanes.
+__device__ __forceinline__ void transpose_quad(std::uint32_t (&v)[4], int lane) {
+#pragma unroll
+  for (int step = 1; step < 4; step *= 2) {
+    const bool upper = (lane & step) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & step) continue;
+      const std::uint32_t got = __shfl_xor_sync(~0u, upper ? v[i] : v[i + step], step);
+      (upper ? v[i] : v[i + step]) = got;
+    }
+  }
+}
+
 struct Rows {
   int last[2];      // key that each row still sees
-  float top[2];     // largest score so far
+  float top[2];     // largest score so far, times the scale
   float weight[2];  // sum of this thread's weights
 
   __device__ void init(int last0, int last1) {
@@ -61,9 +75,9 @@ struct Rows {
 #pragma unroll
       for (int i = 4; i < N; i += 4) m = fmaxf(m, fmaxf(s[i + 2 * h], s[i + 2 * h + 1]));
       m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
-      m = fmaxf(fmaxf(m, __shfl_xor_sync(~0u, m, 2)), top[h]);
-      const float base = m == -INFINITY ? 0 : m * scale_log2;  // nothing seen yet: all weights are zero
-      rescale[h] = fast_exp2(fmaf(top[h], scale_log2, -base));
+      m = fmaxf(fmaxf(m, __shfl_xor_sync(~0u, m, 2)) * scale_log2, top[h]);
+      const float base = m == -INFINITY ? 0 : m;  // nothing seen yet: all weights are zero
+      rescale[h] = fast_exp2(top[h] - base);      // exactly 1 where the top stays
       top[h] = m;
       float sum = 0;
 #pragma unroll

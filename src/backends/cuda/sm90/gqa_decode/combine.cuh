@@ -12,18 +12,19 @@ __global__ void __launch_bounds__(kCombineWarps * 32)
     combine(const GqaDecodeArgs a, const Partials partials, int grid) {
   constexpr int kRows = Config<kDim, kTiles>::kRows, kPairs = (kDim / 2 + 31) / 32;
   const int row = blockIdx.x * kCombineWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
-  pdl_wait();
-  pdl_launch();
-  if (row >= a.tokens * a.heads) return;
+  // The decode kernel let this one start after it had waited itself, so what it reads may be read already.
   const int token = row / a.heads, head = row % a.heads, group = a.heads / a.kv_heads;
-  if (token >= a.batch.q_start[a.batch.seqs]) return;
-  int seq = 0, high = a.batch.seqs;
-  while (high - seq > 1) {
+  const bool used = row < a.tokens * a.heads && token < a.batch.q_start[a.batch.seqs];
+  int seq = 0;
+  for (int high = a.batch.seqs; used && high - seq > 1;) {
     const int mid = (seq + high) / 2;
     (a.batch.q_start[mid] <= token ? seq : high) = mid;
   }
+  const Span s = used ? span_of(a, seq, kRows) : Span{};
+  pdl_wait();
+  pdl_launch();
+  if (!used) return;
   auto* out = reinterpret_cast<__nv_bfloat162*>(static_cast<__nv_bfloat16*>(a.out) + row * a.out_stride);
-  const Span s = span_of(a, seq, kRows);
   if (s.pages == 0) {
     if (s.context <= 0)
       for (int i = lane; i < kDim / 2; i += 32) out[i] = __floats2bfloat162_rn(0, 0);
