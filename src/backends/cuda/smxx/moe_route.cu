@@ -137,7 +137,9 @@ __device__ __forceinline__ void move_scales(const ScatterArgs& a, int b, int fir
     float scale[kTogether];
 #pragma unroll
     for (int j = 0; j < kTogether; ++j) {
-      const uint32_t i = min(begin + j * blockDim.x, pairs - 1);  // past the end: the last again
+      const uint32_t i = begin + j * blockDim.x;
+      row[j] = -1;
+      if (i >= pairs) continue;
       row[j] = static_cast<const volatile int32_t*>(a.row_of)[i] - first;
       scale[j] = static_cast<const volatile float*>(from)[i / top_k];
     }

@@ -14,7 +14,7 @@ struct RopeTable {
   const float* cos_sin = nullptr;  // [max_position, dim]
   int64_t stride = 0, max_position = 0;
   const int32_t* positions = nullptr;  // [tokens]
-  int dim = 0;                         // even
+  int dim = 0;                         // even, at most 256
   bool interleaved = false;            // pairs (2i, 2i+1); otherwise (i, i + dim/2)
 };
 
