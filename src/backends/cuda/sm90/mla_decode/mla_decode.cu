@@ -1,6 +1,7 @@
 #include "backends/cuda/sm90/mla_decode/mla_decode.h"
 
 #include <algorithm>
+
 #include "backends/cuda/prim/tensor_map.h"
 #include "backends/cuda/sm90/mla_decode/combine.cuh"
 #include "backends/cuda/sm90/mla_decode/load_fp8.cuh"
@@ -63,8 +64,9 @@ __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_consta
 template <bool kFp8>
 cudaError_t launch(const Params& p, const Maps& maps, cudaStream_t stream) {
   constexpr auto kernel = decode_kernel<kFp8>;
-  static const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                         static_cast<int>(sizeof(SharedMemory)));
+  // Every time: it holds for one device, and a process may have several.
+  const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                  static_cast<int>(sizeof(SharedMemory)));
   if (raised != cudaSuccess) return raised;
   kernel<<<static_cast<unsigned>(p.layout.parts * p.layout.tiles), kThreads, sizeof(SharedMemory), stream>>>(
       p, maps);

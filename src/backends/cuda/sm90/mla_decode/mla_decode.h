@@ -30,7 +30,7 @@ struct MlaDecodeShape {
   int heads = 0;             // of a token; 1..128
   int seqs = 0;              // <= kMlaDecodeMaxSeqs; some may be padding
   int tokens = 0;            // rows of q, all sequences together
-  int max_query_tokens = 0;  // of one sequence
+  int max_query_tokens = 0;  // of one sequence, at most
   int multiprocessors = 0;   // of the device
   MlaSplit split = MlaSplit::balanced;
 };

@@ -68,7 +68,9 @@ void check(DeviceBatch& d) {
   if (norm == 0) return;
   EXPECT_LT(std::sqrt(error / norm), 4e-3) << "heads " << d.args.shape.heads;
   EXPECT_LT(worst_row, 1e-2) << "row " << worst_at << " of " << d.rows << ", heads " << d.args.shape.heads;
-  EXPECT_LT(worst_lse, 2e-3) << "heads " << d.args.shape.heads;
+  // Of FP8 values one in a thousand is rounded to the other neighbour; a large one moves a score by this
+  // much.
+  EXPECT_LT(worst_lse, d.fp8 ? 1.5e-2 : 2e-3) << "heads " << d.args.shape.heads;
 }
 
 std::uint32_t fresh_seed() {
@@ -103,7 +105,7 @@ TEST_F(MlaDecode, ManySequencesShareEachPart) {
   }
 }
 
-// More than 32 units a part, and contexts of more than 64 pages.
+// More than 32 units a part.
 TEST_F(MlaDecode, ManyShortSequences) {
   const std::uint32_t seed = fresh_seed();
   std::mt19937 rng(seed);
