@@ -9,22 +9,21 @@ namespace trireme::cuda {
 namespace {
 
 // Microseconds on an H200, measured: a CTA's step of 128 bytes of K, and what a tile costs beside its steps.
+// shared: the part of a step that is left where a cluster shares x.
 struct TileCost {
   bool fp8;
   int bm, bn;
-  double step, tile;
+  double step, tile, shared;
 };
 constexpr TileCost kCosts[] = {
-    {true, 256, 128, 0.92, 3.5},  {true, 128, 192, 0.72, 1.6},  {true, 128, 128, 0.49, 1.2},
-    {true, 64, 256, 0.54, 1.0},   {true, 64, 128, 0.34, 0.8},   {true, 64, 64, 0.29, 0.6},
-    {false, 128, 256, 0.78, 3.0}, {false, 128, 128, 0.43, 1.2}, {false, 64, 128, 0.38, 0.8},
+    {true, 256, 128, 0.86, 3.0, 0.99},  {true, 128, 192, 0.62, 2.0, 0.99},  {true, 128, 128, 0.43, 1.1, 0.98},
+    {true, 64, 256, 0.53, 1.0, 0.99},   {true, 64, 128, 0.33, 0.8, 1.0},    {true, 64, 64, 0.28, 0.6, 1.0},
+    {false, 128, 256, 0.77, 3.0, 1.02}, {false, 128, 128, 0.45, 1.2, 0.85}, {false, 64, 128, 0.31, 0.8, 1.0},
 };
 constexpr double kLaunch = 4.0;
 constexpr double kCluster = 0.8;       // a launch in clusters
-constexpr double kSplit = 6.0;         // adding the sums of a cluster's CTAs
+constexpr double kSplit = 4.0;         // adding the sums of a cluster's CTAs
 constexpr double kBytesPerUs = 4.0e6;  // of weights, from memory
-constexpr double kSharedX = 0.98;      // of a step where a cluster shares x
-constexpr double kSharedXBf16 = 0.87;
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
@@ -42,7 +41,7 @@ double cost(const GemmShape& s, const GemmTile& t) {
   const double rounds = static_cast<double>(blocks(tiles, std::max<std::int64_t>(clusters, 1)));
   const std::int64_t k_bytes = s.fp8 ? s.k : 2 * s.k;
   const double steps = static_cast<double>(blocks(blocks(k_bytes, 128), t.split));
-  const double shared = t.cluster == 1 ? 1.0 : s.fp8 ? kSharedX : kSharedXBf16;
+  const double shared = t.cluster == 1 ? 1.0 : c->shared;
   const double compute = rounds * (steps * c->step * shared + c->tile);
   const double memory = static_cast<double>(s.groups * s.n) * static_cast<double>(k_bytes) / kBytesPerUs;
   // The longer of the two, and somewhat more where they are alike.

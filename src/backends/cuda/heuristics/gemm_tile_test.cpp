@@ -47,7 +47,7 @@ TEST(GemmTile, OneMultiprocessorRunsNoClusters) {
 // Tiles so wide that few CTAs have work leave the chip idle.
 TEST(GemmTile, AFewTilesAreSpreadOverTheChip) {
   const GemmTile t = tile_of({true, 256, 1, 2112, 7168, 132});
-  EXPECT_GE((256 / t.bm) * ((2112 + t.bn - 1) / t.bn), 60);
+  EXPECT_GE((256 / t.bm) * ((2112 + t.bn - 1) / t.bn) * t.split, 60);
 }
 
 }  // namespace

@@ -16,8 +16,7 @@ constexpr Kernel kFp8Kernels[] = {
     {256, 128, false, launch_fp8_256x128},      {128, 192, false, launch_fp8_128x192},
     {128, 128, false, launch_fp8_128x128},      {64, 256, false, launch_fp8_64x256},
     {64, 128, false, launch_fp8_64x128},        {64, 64, false, launch_fp8_64x64},
-    {128, 128, true, launch_fp8_128x128_split}, {64, 256, true, launch_fp8_64x256_split},
-    {64, 128, true, launch_fp8_64x128_split},
+    {128, 128, true, launch_fp8_128x128_split}, {64, 128, true, launch_fp8_64x128_split},
 };
 constexpr Kernel kBf16Kernels[] = {{128, 256, false, launch_bf16_128x256},
                                    {128, 128, false, launch_bf16_128x128},

@@ -1,5 +1,5 @@
-// Times the GEMM variants on DeepSeek-V3 shapes: gemm_bench [case substring] [variant ...]. Medians of
-// launches with L2 flushed before each.
+// Times the GEMM kernels on DeepSeek-V3 and Mixtral shapes: gemm_bench [case substring] [all | variant ...];
+// the variant that would be chosen where none is named. Medians of launches with L2 flushed before each.
 
 #include <algorithm>
 #include <cstring>
@@ -30,6 +30,7 @@ constexpr Case kCases[] = {
     {"masked-64x32-n7168-k2048", RowLayout::masked, true, 64, 32, 7168, 2048, 128},
     {"packed-8x1024-n4096-k7168", RowLayout::packed, true, 8, 1024, 4096, 7168, 0},
     {"packed-8x1024-n7168-k2048", RowLayout::packed, true, 8, 1024, 7168, 2048, 0},
+    {"dense-m32-n2112-k7168", RowLayout::dense, true, 1, 32, 2112, 7168, 0},
     {"dense-m256-n2112-k7168", RowLayout::dense, true, 1, 256, 2112, 7168, 0},
     {"dense-m256-n24576-k1536", RowLayout::dense, true, 1, 256, 24576, 1536, 0},
     {"dense-m512-n24576-k1536", RowLayout::dense, true, 1, 512, 24576, 1536, 0},
@@ -153,11 +154,13 @@ class Bench {
 };
 
 template <class T>
-void run(const Case& c, const std::vector<int>& variants) {
+void run(const Case& c, const std::vector<int>& named, bool all) {
   Bench<T> bench(c);
-  std::printf("%s: chosen v%d\n", c.name, bench.chosen());
   for (int v = 0; v < (c.fp8 ? kFp8TileCount : kBf16TileCount); ++v) {
-    if (variants.empty() || std::find(variants.begin(), variants.end(), v) != variants.end()) bench.time(v);
+    if (all ||
+        (named.empty() ? v == bench.chosen() : std::find(named.begin(), named.end(), v) != named.end())) {
+      bench.time(v);
+    }
   }
 }
 
@@ -168,13 +171,14 @@ int main(int argc, char** argv) {
   using namespace trireme::cuda;
   const std::string filter = argc > 1 ? argv[1] : "";
   std::vector<int> variants;
-  for (int i = 2; i < argc; ++i) variants.push_back(std::atoi(argv[i]));
+  const bool all = argc > 2 && std::strcmp(argv[2], "all") == 0;
+  for (int i = 2; i < argc && !all; ++i) variants.push_back(std::atoi(argv[i]));
   for (const Case& c : kCases) {
     if (std::string(c.name).find(filter) == std::string::npos) continue;
     if (c.fp8) {
-      run<__nv_fp8_e4m3>(c, variants);
+      run<__nv_fp8_e4m3>(c, variants, all);
     } else {
-      run<__nv_bfloat16>(c, variants);
+      run<__nv_bfloat16>(c, variants, all);
     }
   }
   return 0;

@@ -41,7 +41,6 @@ cudaError_t launch_fp8_64x256(const GemmLaunch&);
 cudaError_t launch_fp8_64x128(const GemmLaunch&);
 cudaError_t launch_fp8_64x64(const GemmLaunch&);
 cudaError_t launch_fp8_128x128_split(const GemmLaunch&);
-cudaError_t launch_fp8_64x256_split(const GemmLaunch&);
 cudaError_t launch_fp8_64x128_split(const GemmLaunch&);
 cudaError_t launch_bf16_128x256(const GemmLaunch&);
 cudaError_t launch_bf16_128x128(const GemmLaunch&);
