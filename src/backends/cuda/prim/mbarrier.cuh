@@ -114,8 +114,8 @@ __device__ __forceinline__ void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
 
-// Ordering nothing: where the CTAs only have to have come this far (a release costs a fence of the whole chip).
-// Initialised mbarriers are visible after it through fence_mbarrier_init.
+// Ordering nothing: where the CTAs only have to have come this far (a release costs a fence of the whole
+// chip). Initialised mbarriers are visible after it through fence_mbarrier_init.
 __device__ __forceinline__ void cluster_arrive_relaxed() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
