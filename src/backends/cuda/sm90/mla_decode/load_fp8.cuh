@@ -120,7 +120,7 @@ __device__ void load_pages_fp8(SharedMemory& s, const Params& p, const Maps& map
           row[(quarter * 2) ^ (token & 7)] = dequantise_8(codes.x, codes.y, scale);
           row[(quarter * 2 + 1) ^ (token & 7)] = dequantise_8(codes.z, codes.w, scale);
         }
-        fence_proxy_async_smem();
+        fence_proxy_async();
         __syncwarp();
         if (lane == 0) mbarrier_arrive(&s.k_full[buffer][half * 4 + b]);
       }

@@ -156,7 +156,7 @@ struct MathWarpgroup {
       uint4* rows = reinterpret_cast<uint4*>(s.k[buffer][box]) + valid * 8;
       for (int i = warp * 32 + lane; i < chunks; i += 128) rows[i] = make_uint4(0, 0, 0, 0);
     }
-    fence_proxy_async_smem();
+    fence_proxy_async();
     named_barrier_sync(1 + wg, 128);
   }
 
@@ -190,7 +190,7 @@ struct MathWarpgroup {
 #pragma unroll
     for (int step = 0; step < 4; ++step)
       store_fragment(prob + step * 4, base + fragment_offset(warp, lane, step));
-    fence_proxy_async_smem();
+    fence_proxy_async();
     release(&s.p_ready[buffer]);
   }
 
