@@ -5,41 +5,19 @@
 
 #include <cstdint>
 
+#include "backends/cuda/prim/wgmma.cuh"
+
 #define TRIREME_ACC4(d, i) "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3])
 #define TRIREME_ACC16(d, i) \
   TRIREME_ACC4(d, i), TRIREME_ACC4(d, (i) + 4), TRIREME_ACC4(d, (i) + 8), TRIREME_ACC4(d, (i) + 12)
 
 namespace trireme::cuda {
 
-// Before the first multiply of a batch, after ordinary accesses to its registers.
-__device__ __forceinline__ void wgmma_batch_begin() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void wgmma_batch_commit() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-// Until at most kPending of this warp's batches are incomplete.
-template <int kPending>
-__device__ __forceinline__ void wgmma_batch_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-}
-
-// After the wait: what reads these registers stays behind it.
-template <int kCount>
-__device__ __forceinline__ void wgmma_result(float (&d)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
-}
-
-// A K-innermost operand of 128-byte rows with the copy engine's 128-byte swizzle: rows in groups of 8 (1,024
-// bytes, to which `address` is aligned). The next 32 bytes of K are 2 further.
+// wgmma_desc_k_major of dense rows from an address that is a number already: warp-uniform where the address
+// is.
 __device__ __forceinline__ std::uint64_t wgmma_operand(std::uint32_t address) {
-  constexpr std::uint64_t kLeading = 1ull << 16;           // ignored where swizzled
-  constexpr std::uint64_t kStride = (1024ull >> 4) << 32;  // between groups of 8 rows
-  constexpr std::uint64_t kSwizzle128 = 1ull << 62;
-  return kSwizzle128 | kStride | kLeading | ((address & 0x3FFFF) >> 4);
+  return kWgmmaSwizzle128 | (std::uint64_t{1024 >> 4} << 32) | (std::uint64_t{1} << 16) |
+         ((address & 0x3FFFF) >> 4);
 }
 
 // D[64, kN] (+)= A[64, 32] B[kN, 32]^T, e4m3; both from shared memory, K innermost. accumulate false
@@ -80,20 +58,6 @@ __device__ __forceinline__ void wgmma_ss_e4m3<64>(float (&d)[32], std::uint64_t 
 }
 
 template <>
-__device__ __forceinline__ void wgmma_ss_e4m3<96>(float (&d)[48], std::uint64_t a, std::uint64_t b,
-                                                  bool accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %50, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n96k32.f32.e4m3.e4m3 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
-      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31,"
-      " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}"
-      ", %48, %49, p, 1, 1;\n}"
-      : TRIREME_ACC16(d, 0), TRIREME_ACC16(d, 16), TRIREME_ACC16(d, 32)
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-
-template <>
 __device__ __forceinline__ void wgmma_ss_e4m3<128>(float (&d)[64], std::uint64_t a, std::uint64_t b,
                                                    bool accumulate) {
   asm volatile(
@@ -105,53 +69,6 @@ __device__ __forceinline__ void wgmma_ss_e4m3<128>(float (&d)[64], std::uint64_t
       " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
       ", %64, %65, p, 1, 1;\n}"
       : TRIREME_ACC16(d, 0), TRIREME_ACC16(d, 16), TRIREME_ACC16(d, 32), TRIREME_ACC16(d, 48)
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-
-template <>
-__device__ __forceinline__ void wgmma_ss_e4m3<160>(float (&d)[80], std::uint64_t a, std::uint64_t b,
-                                                   bool accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %82, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n160k32.f32.e4m3.e4m3 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
-      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31,"
-      " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47,"
-      " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63,"
-      " %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79}"
-      ", %80, %81, p, 1, 1;\n}"
-      : TRIREME_ACC16(d, 0), TRIREME_ACC16(d, 16), TRIREME_ACC16(d, 32), TRIREME_ACC16(d, 48),
-        TRIREME_ACC16(d, 64)
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-
-template <>
-__device__ __forceinline__ void wgmma_ss_e4m3<192>(float (&d)[96], std::uint64_t a, std::uint64_t b,
-                                                   bool accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %98, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n192k32.f32.e4m3.e4m3 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
-      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31,"
-      " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47,"
-      " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63,"
-      " %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79,"
-      " %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}"
-      ", %96, %97, p, 1, 1;\n}"
-      : TRIREME_ACC16(d, 0), TRIREME_ACC16(d, 16), TRIREME_ACC16(d, 32), TRIREME_ACC16(d, 48),
-        TRIREME_ACC16(d, 64), TRIREME_ACC16(d, 80)
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-
-template <>
-__device__ __forceinline__ void wgmma_ss_bf16<32>(float (&d)[16], std::uint64_t a, std::uint64_t b,
-                                                  bool accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}"
-      ", %16, %17, p, 1, 1, 0, 0;\n}"
-      : TRIREME_ACC16(d, 0)
       : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 

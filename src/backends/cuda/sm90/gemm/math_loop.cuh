@@ -86,7 +86,7 @@ class Fp8Loop {
         issue(even, 0);
         chain(even, odd);
         Mbarrier* done = step_done();
-        wgmma_batch_wait<0>();
+        wgmma_wait<0>();
         release_stage(done, p_.cluster);
         add(odd, C::kParts - 1);
       }
@@ -112,14 +112,14 @@ class Fp8Loop {
       Part& full = i % 2 == 0 ? odd : even;
       if (i % C::kParts != 0) {
         issue(fill, i % C::kParts);
-        wgmma_batch_wait<1>();
+        wgmma_wait<1>();
         add(full, i % C::kParts - 1);
       } else {
         float next[C::kMi][4];
         Mbarrier* done = step_done();
         begin_step(next);
         issue(fill, 0);
-        wgmma_batch_wait<1>();
+        wgmma_wait<1>();
         release_stage(done, p_.cluster);
         add(full, C::kParts - 1);
         take(next);
@@ -134,7 +134,7 @@ class Fp8Loop {
 #pragma unroll
     for (int i = 0; i < C::kParts; ++i) {
       issue(part, i);
-      wgmma_batch_wait<0>();
+      wgmma_wait<0>();
       if (i == C::kParts - 1) release_stage(step_done(), p_.cluster);
       add(part, i);
     }
@@ -180,14 +180,14 @@ class Fp8Loop {
   __device__ __forceinline__ void issue(Part& part, int index) {
     const std::uint64_t a = wgmma_operand(x_ + index / C::kPartsN * 64 * C::kRowBytes);
     const std::uint64_t b = wgmma_operand(w_ + index % C::kPartsN * C::kPartN * C::kRowBytes);
-    wgmma_batch_begin();
+    wgmma_fence();
 #pragma unroll
     for (int i = 0; i < 4; ++i) wgmma_ss_e4m3<C::kPartN>(part, a + 2 * i, b + 2 * i, i > 0);
-    wgmma_batch_commit();
+    wgmma_commit();
   }
 
   __device__ __forceinline__ void add(Part& part, int index) {
-    wgmma_result(part);
+    wgmma_hold(part);
     const int mi = index / C::kPartsN, col = index % C::kPartsN * C::kPartN;
 #pragma unroll
     for (int j = 0; j < C::kPartN / 8; ++j) {
@@ -223,7 +223,7 @@ __device__ __forceinline__ void multiply_bf16(float (&acc)[C::kMi][C::kWn / 2], 
     mbarrier_wait(&smem.full[at.stage], at.parity);
     const std::uint64_t w =
         wgmma_operand(smem_address(smem.w + at.stage * C::kWBytes + wg_col * C::kRowBytes));
-    wgmma_batch_begin();
+    wgmma_fence();
 #pragma unroll
     for (int mi = 0; mi < C::kMi; ++mi) {
       const std::uint64_t x =
@@ -231,12 +231,12 @@ __device__ __forceinline__ void multiply_bf16(float (&acc)[C::kMi][C::kWn / 2], 
 #pragma unroll
       for (int i = 0; i < 4; ++i) wgmma_ss_bf16<C::kWn>(acc[mi], x + 2 * i, w + 2 * i, true);
     }
-    wgmma_batch_commit();
-    wgmma_batch_wait<1>();
+    wgmma_commit();
+    wgmma_wait<1>();
     if (last != nullptr) release_stage(last, p.cluster);
     last = &smem.empty[at.stage];
   }
-  wgmma_batch_wait<0>();
+  wgmma_wait<0>();
   release_stage(last, p.cluster);
 }
 
