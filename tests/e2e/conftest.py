@@ -1,4 +1,8 @@
-"""Starts the program as a user would and hands its address to the tests."""
+"""Starts the program as a user would and hands its address to the tests.
+
+TRIREME_TEST_PROGRAM names the program (else build/trireme); TRIREME_TEST_DEVICE=cuda runs every model on a GPU:
+  TRIREME_TEST_DEVICE=cuda TRIREME_TEST_PROGRAM=build-cuda/trireme pytest tests/e2e
+"""
 import os
 import pathlib
 import re
@@ -11,7 +15,10 @@ import openai
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TRIREME = os.environ.get("TRIREME", str(ROOT / "build/trireme"))
+TRIREME = os.environ.get("TRIREME_TEST_PROGRAM") or os.environ.get("TRIREME", str(ROOT / "build/trireme"))
+DEVICE = os.environ.get("TRIREME_TEST_DEVICE", "cpu")
+# The tests compare answers with answers: on a GPU, bits depend on the batch unless one asks that they do not.
+DEVICE_FLAGS = ["--device", DEVICE] + (["--deterministic"] if DEVICE == "cuda" else [])
 MODEL = str(ROOT / "models/trireme-demo")
 
 
@@ -22,7 +29,7 @@ class Server:
         self.log_path = tmp / f"serve-{time.monotonic_ns()}.log"
         self.log = open(self.log_path, "wb")
         started = time.monotonic()
-        self.process = subprocess.Popen([TRIREME, "serve", "--model", model, "--port", "0", *flags], stderr=self.log, stdout=self.log,
+        self.process = subprocess.Popen([TRIREME, "serve", "--model", model, "--port", "0", *DEVICE_FLAGS, *flags], stderr=self.log, stdout=self.log,
                                         env={**os.environ, **(env or {})})
         while True:
             found = re.search(rb"at http://127\.0\.0\.1:(\d+)", self.log_path.read_bytes())
@@ -69,6 +76,17 @@ class Server:
                 raise AssertionError("SIGTERM did not end the server: " + self.text()[-2000:])
         self.log.close()
         return self.process.returncode
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "cpu_only: what is tested does not exist, or means something else, on a GPU")
+
+
+def pytest_collection_modifyitems(items):
+    if DEVICE != "cpu":
+        for item in items:
+            if item.get_closest_marker("cpu_only"):
+                item.add_marker(pytest.mark.skip(reason=f"not with --device {DEVICE}"))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import time
 import httpx
 import pytest
 
-from conftest import MODEL, ROOT, TRIREME
+from conftest import DEVICE_FLAGS, MODEL, ROOT, TRIREME
 
 
 def run(*args, **kw):
@@ -31,7 +31,7 @@ def test_version_and_help_say_what_there_is():
 @pytest.mark.parametrize("args,says", [
     (["serve"], "--model"),
     (["serve", "--model", "/nonexistent"], "/nonexistent"),
-    (["serve", "--model", MODEL, "--device", "cuda"], "CUDA"),
+    pytest.param(["serve", "--model", MODEL, "--device", "cuda"], "CUDA", marks=pytest.mark.cpu_only),
     (["serve", "--model", MODEL, "--max-model-len", "100000"], "4096"),
     (["serve", "--model", MODEL, "--kv-cache-dtype", "fp4"], "--kv-cache-dtype"),
     (["serve", "--model", MODEL, "--port", "70000"], "port"),
@@ -50,7 +50,7 @@ def broken_model(tmp_path, change):
     folder = tmp_path / "model"
     shutil.copytree(MODEL, folder)
     change(folder)
-    return run("serve", "--model", str(folder), "--port", "0")
+    return run("serve", "--model", str(folder), "--port", "0", *DEVICE_FLAGS)
 
 
 def test_a_broken_checkpoint_is_refused_by_name(tmp_path):
@@ -72,7 +72,7 @@ def test_an_unknown_architecture_is_refused_by_name(tmp_path):
 
 
 def test_a_port_in_use_is_said(server):
-    r = run("serve", "--model", MODEL, "--port", str(server.port))
+    r = run("serve", "--model", MODEL, "--port", str(server.port), *DEVICE_FLAGS)
     assert r.returncode != 0 and str(server.port) in r.stderr
 
 
@@ -123,19 +123,19 @@ def test_score_and_eval(tmp_path):
     (tmp_path / "in.jsonl").write_text(json.dumps({"id": "a", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 4, "top_logits": 3}) + "\n" +
                                        json.dumps({"id": 2, "text": "The package", "max_tokens": 2}) + "\n" + json.dumps({"token_ids": [0, 3, 46]}) + "\n")
     out = tmp_path / "out.jsonl"
-    r = run("score", "--model", MODEL, "--input", str(tmp_path / "in.jsonl"), "--output", str(out))
+    r = run("score", "--model", MODEL, "--input", str(tmp_path / "in.jsonl"), "--output", str(out), *DEVICE_FLAGS)
     assert r.returncode == 0, r.stderr
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert rows[0]["prompt_token_ids"] == [0, 3, 46, 443, 325, 7, 4] and rows[0]["continuation_ids"][:3] == [46, 443, 325]
     assert len(rows[0]["top_logits"]) == 3 and len(rows[0]["step_top2"]) == 4
     assert rows[1]["id"] == 2 and rows[1]["prompt_token_ids"][0] == 0 and len(rows[2]["continuation_ids"]) == 48
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": "The package installs files."}) + "\n")
-    r = run("eval", "--model", MODEL, "--text", str(tmp_path / "text.jsonl"), "--json", str(tmp_path / "r.json"))
+    r = run("eval", "--model", MODEL, "--text", str(tmp_path / "text.jsonl"), "--json", str(tmp_path / "r.json"), *DEVICE_FLAGS)
     assert r.returncode == 0 and json.loads((tmp_path / "r.json").read_text())["perplexity"] > 1
 
 
 def test_chat_over_a_pipe_and_over_a_url(server):
-    local = run("chat", "--model", MODEL, "--temperature", "0", "--prompt", "What is git?")
+    local = run("chat", "--model", MODEL, *DEVICE_FLAGS, "--temperature", "0", "--prompt", "What is git?")
     assert local.returncode == 0 and local.stdout.strip(), local.stderr
     remote = run("chat", "--url", server.url, "--temperature", "0", "--prompt", "What is git?")
     assert remote.returncode == 0 and remote.stdout.strip() == local.stdout.strip()

@@ -30,25 +30,36 @@ struct GreedyStep {
   double gap;  // between the reference's best and second-best logit
 };
 
+struct GreedyOutcome {
+  int compared = 0;      // steps whose gap was large enough to decide
+  int other = 0;         // steps of any gap at which another token came first
+  double other_gap = 0;  // the largest gap of those
+};
+
 // Follows the reference's tokens, and asks for its choice wherever its gap exceeds what rounding may change.
-// Returns how many steps were compared.
-inline int expect_greedy(engine::DirectRunner& runner, std::vector<float> logits,
-                         const std::vector<GreedyStep>& steps, double allowed_gap, const std::string& what) {
-  int compared = 0;
+inline GreedyOutcome expect_greedy(engine::DirectRunner& runner, std::vector<float> logits,
+                                   const std::vector<GreedyStep>& steps, double allowed_gap,
+                                   const std::string& what) {
+  GreedyOutcome out;
   for (std::size_t i = 0; i < steps.size(); ++i) {
+    const i32 best = argmax(logits);
     if (steps[i].gap > allowed_gap) {
-      EXPECT_EQ(argmax(logits), steps[i].id) << what << ", step " << i << ", gap " << steps[i].gap;
-      ++compared;
+      EXPECT_EQ(best, steps[i].id) << what << ", step " << i << ", gap " << steps[i].gap;
+      ++out.compared;
+    }
+    if (best != steps[i].id) {
+      ++out.other;
+      out.other_gap = std::max(out.other_gap, steps[i].gap);
     }
     if (i + 1 == steps.size()) break;
     auto next = runner.decode_one(steps[i].id);
     if (!next) {
       ADD_FAILURE() << next.error().message;
-      return compared;
+      return out;
     }
     logits = std::move(*next);
   }
-  return compared;
+  return out;
 }
 
 }  // namespace trireme
