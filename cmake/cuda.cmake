@@ -22,6 +22,8 @@ if(TRIREME_CUDA STREQUAL "ON" OR (TRIREME_CUDA STREQUAL "AUTO" AND TRIREME_NVCC 
   enable_language(CUDA)
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+  # CMake 3.25's FindCUDAToolkit marks this target without looking for it, and CUDA 13 has it no more.
+  add_library(CUDA::nvToolsExt INTERFACE IMPORTED)
   find_package(CUDAToolkit REQUIRED)
   set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
   set(TRIREME_CUDA_FLAGS -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr -lineinfo)
