@@ -9,6 +9,8 @@ void add_bench(CLI::App& app, Action& action) {
   add_bench_prefill(
       *app.add_subcommand("prefill", "Time of a prompt, beside the rate of oneDNN's matrix products"),
       action);
+  add_bench_kernels(
+      *app.add_subcommand("kernels", "Each kernel of a GPU, beside its floor and the field's best"), action);
   add_bench_serve(*app.add_subcommand("serve", "Load on any OpenAI-compatible server: TTFT, ITL, throughput"),
                   action);
 }

@@ -6,6 +6,7 @@ namespace trireme::cli {
 
 void add_bench_decode(CLI::App&, Action&);
 void add_bench_prefill(CLI::App&, Action&);
+void add_bench_kernels(CLI::App&, Action&);
 void add_bench_serve(CLI::App&, Action&);
 
 }  // namespace trireme::cli

@@ -1,0 +1,190 @@
+#include "backends/cuda/bench/session.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "backends/cuda/measure.h"
+#include "base/rng.h"
+
+namespace trireme::cuda {
+namespace {
+
+constexpr i64 kFlushBytes = i64{256} << 20;  // five times the L2
+constexpr i64 kPatternBytes = i64{16} << 20;
+constexpr i64 kLatent = 512, kCacheToken = 656;  // of Noise::kFp8Cache
+constexpr double kLongUs = 5000;
+
+template <class T>
+void put(std::vector<u8>& to, i64 at, T value) {
+  std::memcpy(to.data() + at, &value, sizeof value);
+}
+
+// Sums of uniform numbers: near enough to normal, and quick.
+float noise_of(Rng& rng) {
+  double sum = -4;
+  for (int i = 0; i < 4; ++i) {
+    const u64 x = rng.next();
+    sum += static_cast<double>(x >> 32) * 0x1.0p-32 + static_cast<double>(x & 0xffffffffu) * 0x1.0p-32;
+  }
+  return static_cast<float>(sum * std::sqrt(12.0 / 8.0));
+}
+float scale_of(Rng& rng) { return static_cast<float>(0.005 + 0.015 * rng.uniform()); }
+
+std::vector<u8> pattern_of(Noise noise) {
+  Rng rng(1 + static_cast<u64>(noise));
+  // Whole tokens, whole elements.
+  std::vector<u8> bytes(static_cast<std::size_t>(
+      noise == Noise::kFp8Cache ? kPatternBytes / kCacheToken * kCacheToken : kPatternBytes));
+  const i64 size = static_cast<i64>(bytes.size());
+  // Drawing is slow beside the rest: a small table, read in random order.
+  std::vector<float> drawn(1 << 16);
+  for (float& v : drawn) v = noise_of(rng);
+  const auto next = [&] { return drawn[rng.below(drawn.size())]; };
+  switch (noise) {
+    case Noise::kBf16:
+      for (i64 i = 0; i < size; i += 2) put(bytes, i, BF16(next()));
+      break;
+    case Noise::kF32:
+      for (i64 i = 0; i < size; i += 4) put(bytes, i, 3 * next() + static_cast<float>(rng.uniform()) * 1e-3f);
+      break;
+    case Noise::kScales:
+      for (i64 i = 0; i < size; i += 4) put(bytes, i, scale_of(rng));
+      break;
+    case Noise::kCodes:
+      for (i64 i = 0; i < size; ++i) put(bytes, i, float_to_f8e4m3(100 * next()));
+      break;
+    case Noise::kFp8Cache:
+      for (i64 token = 0; token < size; token += kCacheToken) {
+        for (i64 i = 0; i < kLatent; ++i) put(bytes, token + i, float_to_f8e4m3(100 * next()));
+        for (i64 i = 0; i < kLatent / 128; ++i) put(bytes, token + kLatent + 4 * i, scale_of(rng));
+        for (i64 i = kLatent + kLatent / 32; i < kCacheToken; i += 2) put(bytes, token + i, BF16(next()));
+      }
+      break;
+    case Noise::kCount:
+      break;
+  }
+  return bytes;
+}
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v[v.size() / 2];
+}
+
+}  // namespace
+
+BenchSession::BenchSession(Backend& backend, const KernelBenchOptions& options)
+    : backend_(backend), device_(static_cast<CudaDevice&>(backend.device())), options_(options) {}
+
+BenchSession::~BenchSession() {
+  for (const auto& events : {begin_, end_, std::vector<cudaEvent_t>{flushed_}})
+    for (const cudaEvent_t e : events)
+      if (e != nullptr) cudaEventDestroy(e);
+}
+
+Result<std::unique_ptr<BenchSession>> BenchSession::open(Backend& backend,
+                                                         const KernelBenchOptions& options) {
+  std::unique_ptr<BenchSession> s(new BenchSession(backend, options));
+  TRY(s->begin());
+  return s;
+}
+
+Status BenchSession::begin() {
+  if (auto lt = CublasLt::open()) lt_ = std::move(*lt);
+  results_.cublaslt = lt_ != nullptr;
+  ASSIGN(work_, CudaStream::create(device_));
+  ASSIGN(flush_, CudaStream::create(device_));
+  ASSIGN(flushed_bytes_, device_.allocate(kFlushBytes));
+  CUDA_TRY(cudaEventCreateWithFlags(&flushed_, cudaEventDisableTiming));
+  for (auto* events : {&begin_, &end_}) {
+    events->resize(static_cast<std::size_t>(std::max(1, options_.repeats)), nullptr);
+    for (auto& e : *events) CUDA_TRY(cudaEventCreate(&e));
+  }
+  ASSIGN(results_.copy_bandwidth, measured_copy_bandwidth(backend_));
+  ASSIGN(results_.event_us, median_us([] { return Status(); }));
+  return {};
+}
+
+bool BenchSession::wanted(const KernelTime& row) const {
+  return (row.kernel + " " + row.shape).find(options_.filter) != std::string::npos;
+}
+
+// The flush runs on a stream of its own, and the kernel's stream waits for it by an event: a kernel that may
+// begin while the one before it on its stream drains would otherwise begin, untimed, during the flush.
+Result<double> BenchSession::median_us(const std::function<Status()>& launch) {
+  const cudaStream_t work = work_->handle(), flush = flush_->handle();
+  std::size_t done = 0;
+  const auto run = [&]() -> Status {
+    CUDA_TRY(cudaMemsetAsync(flushed_bytes_.data(), static_cast<int>(done), kFlushBytes, flush));
+    CUDA_TRY(cudaEventRecord(flushed_, flush));
+    CUDA_TRY(cudaStreamWaitEvent(work, flushed_));
+    CUDA_TRY(cudaEventRecord(begin_[done], work));
+    TRY(launch());
+    CUDA_TRY(cudaEventRecord(end_[done], work));
+    CUDA_TRY(cudaStreamWaitEvent(flush, end_[done]));
+    ++done;
+    return {};
+  };
+  const auto took = [&](std::size_t i) -> Result<double> {
+    float ms = 0;
+    CUDA_TRY(cudaEventElapsedTime(&ms, begin_[i], end_[i]));
+    return static_cast<double>(ms) * 1e3;
+  };
+  TRY(launch());  // scratch grows, libraries choose
+  TRY(run());     // warms up, and tells how long one takes
+  TRY(work_->synchronize());
+  ASSIGN(const double first, took(0));
+  const std::size_t repeats = first > kLongUs ? (begin_.size() + 3) / 4 : begin_.size();
+  done = 0;
+  while (done < repeats) TRY(run());
+  TRY(work_->synchronize());
+  std::vector<double> times;
+  for (std::size_t i = 0; i < repeats; ++i) {
+    ASSIGN(const double us, took(i));
+    times.push_back(us);
+  }
+  return median(std::move(times));
+}
+
+Status BenchSession::measure(KernelTime row, const std::function<Status()>& launch,
+                             const std::function<Status()>& rival) {
+  auto us = median_us(launch);
+  if (!us) return fail(us.error().code, "{} {}: {}", row.kernel, row.shape, us.error().message);
+  row.us = *us;
+  if (rival) {
+    auto other = median_us(rival);
+    if (!other && other.error().code != ErrorCode::kUnsupported)
+      return fail(other.error().code, "cuBLASLt, {}: {}", row.shape, other.error().message);
+    if (other) row.cublaslt_us = *other;
+  }
+  row.floor_us = 1e6 * std::max(row.bytes / results_.copy_bandwidth,
+                                row.flops / (row.fp8 ? kDatasheetFp8 : kDatasheetBf16));
+  if (options_.measured) options_.measured(row);
+  results_.rows.push_back(std::move(row));
+  return {};
+}
+
+Status BenchSession::fill_pattern(Noise noise) {
+  Buffer& pattern = patterns_[static_cast<std::size_t>(noise)];
+  if (pattern.data() != nullptr) return {};
+  const auto bytes = pattern_of(noise);
+  const i64 size = static_cast<i64>(bytes.size());
+  ASSIGN(auto buffer, device_.allocate(size));
+  TRY(device_.copy_in(buffer.data(), bytes.data(), size, *work_));
+  TRY(work_->synchronize());
+  pattern = std::move(buffer);
+  return {};
+}
+
+Result<Buffer> BenchSession::random(Noise noise, i64 bytes) {
+  TRY(fill_pattern(noise));
+  const Buffer& pattern = patterns_[static_cast<std::size_t>(noise)];
+  ASSIGN(auto made, device_.allocate(bytes));
+  for (i64 at = 0; at < bytes; at += pattern.bytes())
+    CUDA_TRY(cudaMemcpyAsync(static_cast<char*>(made.data()) + at, pattern.data(),
+                             static_cast<std::size_t>(std::min(pattern.bytes(), bytes - at)),
+                             cudaMemcpyDeviceToDevice, work_->handle()));
+  return made;
+}
+
+}  // namespace trireme::cuda
