@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads) argmax(DrawArgs a) {
   cluster.sync();
   if (cluster.block_rank() == 0 && tid == 0) {
     for (int b = 1; b < blocks; ++b) rank = max(rank, *cluster.map_shared_rank(&block_best, b));
-    const int32_t status = status_of_best(rank);
+    const int32_t status = status_of_best(static_cast<uint32_t>(rank >> 32));
     a.status[row] = status;
     a.ids[row] = status == kSampled ? id_of(rank) : 0;
   }

@@ -25,16 +25,39 @@ __device__ void edit(float* x, int begin, int end, const DrawArgs& a, const Samp
   __syncthreads();
 }
 
+// From which bucket on all tokens together have less than what top-p leaves out, so that where they are does
+// not matter: `vocab` of them have at most `vocab` times the weight at its beginning.
+__device__ int far_bucket(int vocab, float top_p) {
+  const float bits = log2f(static_cast<float>(vocab) / (1.0f - top_p));
+  return min(static_cast<int>(bits * Weigher::kBucketsPerBit) + 2, kBuckets - 1);
+}
+
 // The worst rank that top-k and then top-p leave.
-__device__ uint64_t threshold(Row& row, const Weigher& w, int top_k, float top_p) {
+__device__ uint64_t threshold(Row& row, const Weigher& w, int vocab, int top_k, float top_p) {
   const bool by_count = top_k > 0, by_mass = top_p < 1;
+  const int far = by_count ? kBuckets - 1 : far_bucket(vocab, top_p);
+  if (by_mass) {
+    uint64_t far_mass = 0;
 #pragma unroll 4
-  for (int i = 0; i < row.mine; ++i) {
-    const float x = row.x[i];
-    const int bucket = w.bucket(x);
-    if (bucket == kBuckets - 1) continue;  // no mass
-    if (by_mass) row.s.whole.add_mass(bucket, Weigher::mass(w.weight(x)));
-    if (by_count) row.s.whole.add_count(bucket);
+    for (int i = 0; i < row.mine; ++i) {
+      const float x = row.x[i];
+      const int bucket = w.bucket(x);
+      const uint64_t mass = Weigher::mass(w.weight(x));
+      if (bucket >= far) {
+        far_mass += mass;
+      } else {
+        row.s.whole.add_mass(bucket, mass);
+        if (by_count) row.s.whole.add_count(bucket);
+      }
+    }
+    far_mass = warp_sum(far_mass);
+    if (threadIdx.x % kLanes == 0 && far_mass != 0) row.s.whole.add_mass(far, far_mass);
+  } else {
+#pragma unroll 4
+    for (int i = 0; i < row.mine; ++i) {
+      const int bucket = w.bucket(row.x[i]);
+      if (bucket < far) row.s.whole.add_count(bucket);
+    }
   }
   Threshold t = {0, sum_whole(row)};
   if (by_count) t = select(row, w, true, static_cast<uint64_t>(top_k));
@@ -48,13 +71,13 @@ __device__ uint64_t threshold(Row& row, const Weigher& w, int top_k, float top_p
 }
 
 // The first token, by id, at which the sum of what stays passes the uniform number's share of the whole.
-__device__ void invert(Row& row, const Weigher& w, uint64_t least, float min_p, double uniform, int best_id,
-                       int32_t* id) {
+// False, with nothing written, if nothing stays.
+__device__ bool invert(Row& row, const Weigher& w, uint64_t least, float min_p, double uniform, int32_t* id) {
   const float least_x = least == 0 ? -INFINITY : value_of(least);
   const int last_id = least == 0 ? INT_MAX : id_of(least);  // of those at least_x
   const auto mass_of = [&](float x, int token) -> uint64_t {
     const float weight = w.weight(x);
-    const bool stays = weight >= min_p && (x > least_x || (x == least_x && token <= last_id));
+    const bool stays = weight >= min_p && x >= least_x && (x != least_x || token <= last_id);
     return stays ? Weigher::mass(weight) : 0;
   };
   uint64_t mine = 0, all = 0;
@@ -63,20 +86,14 @@ __device__ void invert(Row& row, const Weigher& w, uint64_t least, float min_p, 
   uint64_t before = mass_before(mine, all, row.s);
   if (threadIdx.x == 0) row.s.total = all;
   row.cluster.sync();
-  uint64_t total = 0;
-  for (int b = 0; b < row.blocks(); ++b) {
-    const uint64_t block = row.of(row.s.total, b);
-    if (b < static_cast<int>(row.cluster.block_rank())) before += block;
-    total += block;
-  }
-  if (total == 0) {  // min_p above 1 leaves nothing
-    if (row.cluster.block_rank() == 0 && threadIdx.x == 0) *id = best_id;
-    return;
-  }
+  const uint64_t block = of_blocks(row, row.s.total, uint64_t{0});
+  const uint64_t total = warp_sum(block);
+  if (total == 0) return false;
+  before += warp_sum(threadIdx.x % kLanes < row.cluster.block_rank() ? block : 0);
   const uint64_t target = min(total - 1, static_cast<uint64_t>(uniform * static_cast<double>(total)));
   const bool here = target >= before && target - before < mine;
   const uint32_t owners = __ballot_sync(~0u, here);
-  if (owners == 0) return;
+  if (owners == 0) return true;
   // The warp looks for the token in its one lane's stretch.
   const int owner = __ffs(static_cast<int>(owners)) - 1, lane = threadIdx.x % kLanes;
   uint64_t sum = __shfl_sync(~0u, before, owner);
@@ -87,10 +104,11 @@ __device__ void invert(Row& row, const Weigher& w, uint64_t least, float min_p, 
     const uint32_t passed = __ballot_sync(~0u, sum + upto > target);
     if (passed != 0) {
       if (lane == 0) *id = first_id + i + __ffs(static_cast<int>(passed)) - 1;
-      return;
+      break;
     }
     sum += __shfl_sync(~0u, upto, kLanes - 1);
   }
+  return true;
 }
 
 __global__ void __launch_bounds__(kThreads, 1) draw(DrawArgs a) {
@@ -100,7 +118,7 @@ __global__ void __launch_bounds__(kThreads, 1) draw(DrawArgs a) {
   const int64_t at = blockIdx.x / blocks;
   const SampleRowParams p = a.params[at];
   Row row = load_row(a.logits + at * a.row_stride, a.vocab, memory);
-  uint64_t best = best_of(row);
+  uint32_t best = best_of(row);
   int32_t status = status_of_best(best);
   if (status == kSampled && p.edit_begin < p.edit_end) {
     const int part = stretch_of(a.vocab, blocks) * kThreads;
@@ -112,13 +130,16 @@ __global__ void __launch_bounds__(kThreads, 1) draw(DrawArgs a) {
   }
   const bool first = cluster.block_rank() == 0 && threadIdx.x == 0;
   if (first) a.status[at] = status;
-  if (status != kSampled || p.inverse_temperature == 0 || p.top_k == 1) {
-    if (first) a.ids[at] = status == kSampled ? id_of(best) : 0;
-  } else {
-    const Weigher w(value_of(best), p.inverse_temperature);
-    const bool limited = p.top_k > 0 && p.top_k < a.vocab;
-    const uint64_t least = limited || p.top_p < 1 ? threshold(row, w, limited ? p.top_k : 0, p.top_p) : 0;
-    invert(row, w, least, p.min_p, p.uniform, id_of(best), a.ids + at);
+  bool drawn = false;
+  if (status == kSampled && p.inverse_temperature > 0 && p.top_k != 1) {
+    const Weigher w(unordered(best), p.inverse_temperature);
+    const int top_k = p.top_k > 0 && p.top_k < a.vocab ? p.top_k : 0;
+    const uint64_t least = top_k > 0 || p.top_p < 1 ? threshold(row, w, a.vocab, top_k, p.top_p) : 0;
+    drawn = invert(row, w, least, p.min_p, p.uniform, a.ids + at);
+  }
+  if (!drawn) {  // greedy, or min_p above 1 left nothing
+    const int id = status == kSampled ? first_of(row, unordered(best)) : 0;
+    if (first) a.ids[at] = id;
   }
   cluster.sync();  // nobody leaves while its memory may be read
 }

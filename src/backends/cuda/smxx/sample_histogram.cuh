@@ -11,18 +11,23 @@ inline constexpr int kBuckets = 2048;
 // Weights of a row relative to its best token's, as whole numbers of 2^-44: 2^18 of them fit 64 bits.
 struct Weigher {
   float best, scale;  // a weight is 2^((x - best) * scale)
+  float step;         // buckets a logit
   __device__ Weigher(float best_logit, float inverse_temperature)
-      : best(best_logit), scale(inverse_temperature * 1.44269504f) {}
-  __device__ float bits(float x) const { return (best - x) * scale; }  // how far below the best
-  __device__ float weight(float x) const { return exp2f(-bits(x)); }
-  __device__ static uint64_t mass(float weight) { return __float2ull_rn(weight * 0x1p44f); }
-  // Finer near the best token; never decreases with falling x. The last bucket has no mass.
-  __device__ int bucket(float x) const {
-    const float y = bits(x);
-    if (y < 16.0f) return static_cast<int>(y * 96.0f);
-    return 1536 + static_cast<int>(fminf((y - 16.0f) * 16.0f, 511.0f));
+      : best(best_logit), scale(inverse_temperature * 1.44269504f), step(scale * kBucketsPerBit) {}
+  __device__ float weight(float x) const {
+    float w;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(w) : "f"((x - best) * scale));
+    return w;
   }
+  __device__ static uint64_t mass(float weight) { return __float2ull_rn(weight * 0x1p44f); }
+  // Never decreases with falling x; its whole part is the bucket. What is beyond the last has no mass.
+  __device__ float place(float x) const { return (best - x) * step; }
+  __device__ int bucket(float x) const { return min(__float2int_rz(place(x)), kBuckets - 1); }
+
+  static constexpr int kBucketsPerBit = 45;
 };
+// Half of 2^-44 rounds to nothing, so that 45 bits and a half are enough.
+static_assert((kBuckets - 1) * 2 >= 91 * Weigher::kBucketsPerBit - 2);
 
 struct Sum {
   uint64_t mass, count;
@@ -33,6 +38,11 @@ struct Sum {
   }
 };
 
+__device__ inline uint64_t warp_sum(uint64_t v) {
+  for (int d = kLanes / 2; d > 0; d /= 2) v += __shfl_xor_sync(~0u, v, d);
+  return v;
+}
+
 // Sum over the lanes up to this one.
 __device__ inline uint64_t warp_prefix(uint64_t v) {
   const int lane = threadIdx.x % kLanes;
@@ -42,11 +52,6 @@ __device__ inline uint64_t warp_prefix(uint64_t v) {
   }
   return v;
 }
-__device__ inline Sum warp_prefix(Sum v) { return {warp_prefix(v.mass), warp_prefix(v.count)}; }
-__device__ inline Sum from_lane(Sum v, int lane) {
-  return {__shfl_sync(~0u, v.mass, lane), __shfl_sync(~0u, v.count, lane)};
-}
-
 // Sums by bucket, and by 32 groups of as many buckets.
 template <int N>
 struct Histogram {
@@ -71,8 +76,7 @@ struct Histogram {
     const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
     Sum sum = {0, 0};
     for (int b = lane; b < N / kLanes; b += kLanes) sum += at(warp * (N / kLanes) + b);
-    for (int d = kLanes / 2; d > 0; d /= 2)
-      sum += {__shfl_xor_sync(~0u, sum.mass, d), __shfl_xor_sync(~0u, sum.count, d)};
+    sum = {warp_sum(sum.mass), warp_sum(sum.count)};
     if (lane == 0) group[warp] = sum;
   }
 };

@@ -10,6 +10,7 @@ using namespace sampling;
 __device__ void best_ranks(Row& row, const Weigher& w, int n) {
   Shared& s = row.s;
   const uint64_t least = select(row, w, true, static_cast<uint64_t>(n)).rank;
+  row.cluster.sync();  // the first block's list is empty again
   uint64_t* const list = &row.of(s.list[0], 0);
   uint32_t* const listed = &row.of(s.listed, 0);
   for (int i = 0; i < row.mine; ++i) {
@@ -37,8 +38,8 @@ __global__ void __launch_bounds__(kThreads, 1) logprobs(LogprobArgs a) {
   const float* const logits = a.logits + a.row[at] * a.row_stride;
   const int n = a.top[at];
   Row row = load_row(logits, a.vocab, memory);
-  const uint64_t best = best_of(row);
-  const Weigher w(value_of(best), 1.0f);
+  const float best = unordered(best_of(row));
+  const Weigher w(best, 1.0f);
   uint32_t far = 0;  // tokens without mass: all in the last bucket
   for (int i = 0; i < row.mine; ++i) {
     const int bucket = w.bucket(row.x[i]);
@@ -51,8 +52,7 @@ __global__ void __launch_bounds__(kThreads, 1) logprobs(LogprobArgs a) {
   }
   far = __reduce_add_sync(~0u, far);
   if (threadIdx.x % kLanes == 0 && far != 0) row.s.whole.add_count(kBuckets - 1, far);
-  const double log_sum =
-      log(static_cast<double>(sum_whole(row)) * 0x1p-44) + static_cast<double>(value_of(best));
+  const double log_sum = log(static_cast<double>(sum_whole(row)) * 0x1p-44) + static_cast<double>(best);
   const auto logprob = [log_sum](float x) { return static_cast<float>(static_cast<double>(x) - log_sum); };
   if (cluster.block_rank() == 0 && threadIdx.x == 0) a.logprob[at] = logprob(logits[a.ids[a.row[at]]]);
   if (n > 0) {

@@ -15,14 +15,13 @@ __device__ inline uint64_t rank_of(float x, int id) {
   return uint64_t{ordered(x)} << 32 | static_cast<uint32_t>(~id);
 }
 __device__ inline int id_of(uint64_t rank) { return ~static_cast<int>(static_cast<uint32_t>(rank)); }
-__device__ inline float value_of(uint64_t rank) {
-  const uint32_t bits = static_cast<uint32_t>(rank >> 32);
+__device__ inline float unordered(uint32_t bits) {
   return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
 }
+__device__ inline float value_of(uint64_t rank) { return unordered(static_cast<uint32_t>(rank >> 32)); }
 
-// What the best token of a row says about the row.
-__device__ inline int32_t status_of_best(uint64_t rank) {
-  const uint32_t bits = static_cast<uint32_t>(rank >> 32);
+// What the best logit of a row, as ordered() has it, says about the row.
+__device__ inline int32_t status_of_best(uint32_t bits) {
   if (bits > ordered(INFINITY)) return kLogitsNaN;
   if (bits == ordered(INFINITY)) return kLogitsInfinite;
   return bits <= ordered(-INFINITY) ? kLogitsAllMinusInfinity : kSampled;

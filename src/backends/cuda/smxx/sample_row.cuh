@@ -3,6 +3,7 @@
 #include <cooperative_groups.h>
 #include <cuda_pipeline.h>
 
+#include <climits>
 #include <cstdint>
 
 #include "backends/cuda/smxx/sample_histogram.cuh"
@@ -15,26 +16,28 @@ namespace cg = cooperative_groups;
 inline constexpr int kList = 1024;  // candidates that one block sorts out alone
 
 // What a selection looks for: the first token, best first, at which the sum reaches `wanted`. It lies among
-// `count` tokens after those that sum to `before`.
+// `count` tokens after those that sum to `before` of what is wanted, and to `other` of the other.
 struct Search {
   bool by_count;
-  uint64_t wanted;
-  Sum before;
-  uint64_t count;
+  uint64_t wanted, before = 0, other = 0;
+  uint32_t count = 0;
 };
 
 // What a block holds besides its part of the row. Other blocks of the cluster read it.
 struct alignas(16) Shared {
   Histogram<kBuckets> whole;  // by Weigher::bucket
   Histogram<1024> part;       // of what a search has come down to
-  uint64_t list[kList];       // ranks; the first block's is used
+  uint64_t list[kList];       // ranks
   uint64_t warp_mass[kLanes], warp_high[kLanes];
-  uint64_t best, lowest, highest, total;  // this block's
-  uint64_t threshold, threshold_mass;     // the first block's result of a selection
+  uint64_t lowest, highest, total;  // this block's
+  uint32_t best;                    // this block's: ordered(its best logit)
+  int first;                        // this block's: the lowest id of the best logit
+  uint32_t warp_best[kLanes];
+  uint64_t threshold, threshold_mass;  // the first block's result of a selection
   Search found;
   Sum all;
   int found_bucket;
-  uint32_t listed;
+  uint32_t listed, left;  // ranks in the list, and in warp_high when few are left
 };
 
 struct Row {
@@ -81,35 +84,45 @@ __device__ inline Row load_row(const float* logits, int vocab, unsigned char* me
   return {cluster, s, x + tid * stretch, begin + tid * stretch, max(0, min(n - tid * stretch, stretch))};
 }
 
-__device__ inline uint64_t block_max(uint64_t v, Shared& s) {
-  v = warp_max(v);
-  __syncthreads();
-  if (threadIdx.x % kLanes == 0) s.warp_high[threadIdx.x / kLanes] = v;
-  __syncthreads();
-  return warp_max(s.warp_high[threadIdx.x % kLanes]);
+// Every block's value, one a lane; `none` beyond. The reads are on the way together.
+template <class T>
+__device__ T of_blocks(const Row& row, T& own, T none) {
+  const int lane = threadIdx.x % kLanes;
+  return lane < row.blocks() ? row.of(own, lane) : none;
 }
 
-// Rank of the best token of the row, NaN above all. All threads of the cluster.
-__device__ inline uint64_t best_of(Row& row) {
+// The best logit of the row as ordered() has it, NaN above all. All threads of the cluster.
+__device__ inline uint32_t best_of(Row& row) {
   float best = -INFINITY;
-  int at = 0;
   bool nan = false;
 #pragma unroll 4
   for (int i = 0; i < row.mine; ++i) {
     const float v = row.x[i];
     nan |= v != v;
-    if (v > best) {
-      best = v;
-      at = i;
-    }
+    best = fmaxf(best, v);
   }
-  const uint64_t mine = nan ? ~uint64_t{0} : row.mine > 0 ? rank_of(best, row.first_id + at) : 0;
-  const uint64_t block = block_max(mine, row.s);
-  if (threadIdx.x == 0) row.s.best = block;
+  uint32_t key = __reduce_max_sync(~0u, nan ? ordered(NAN) : ordered(best));
+  if (threadIdx.x % kLanes == 0) row.s.warp_best[threadIdx.x / kLanes] = key;
+  __syncthreads();
+  if (threadIdx.x < kLanes) {
+    key = __reduce_max_sync(~0u, row.s.warp_best[threadIdx.x]);
+    if (threadIdx.x == 0) row.s.best = key;
+  }
   row.cluster.sync();
-  uint64_t all = 0;
-  for (int b = 0; b < row.blocks(); ++b) all = max(all, row.of(row.s.best, b));
-  return all;
+  return __reduce_max_sync(~0u, of_blocks(row, row.s.best, 0u));
+}
+
+// The lowest id whose logit is `best`. All threads of the cluster.
+__device__ inline int first_of(Row& row, float best) {
+  int first = INT_MAX;
+  for (int i = row.mine - 1; i >= 0; --i)
+    if (row.x[i] == best) first = row.first_id + i;
+  if (threadIdx.x == 0) row.s.first = INT_MAX;
+  __syncthreads();
+  first = __reduce_min_sync(~0u, first);
+  if (threadIdx.x % kLanes == 0 && first != INT_MAX) atomicMin(&row.s.first, first);
+  row.cluster.sync();
+  return __reduce_min_sync(~0u, of_blocks(row, row.s.first, INT_MAX));
 }
 
 // Mass of the threads before this one, and of all of the block.
