@@ -52,6 +52,7 @@ class OnDevice {
   std::size_t bytes() const { return n_ * sizeof(T); }
   void put(const std::vector<T>& host) const {
     cudaMemcpy(data_, host.data(), n_ * sizeof(T), cudaMemcpyHostToDevice);
+    cudaDeviceSynchronize();  // streams that do not wait for the default one would meet a copy under way
   }
   std::vector<T> host() const {
     std::vector<T> out(n_);
