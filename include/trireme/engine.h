@@ -68,6 +68,7 @@ struct ModelInfo {
   int vocab_size = 0;
   int max_model_len = 0;
   std::vector<std::int32_t> eos_ids;
+  std::vector<std::pair<std::string, double>> startup_seconds;  // phases of getting ready, in their order
 };
 
 // A moment's view, cheap to take. Counters grow for the engine's lifetime.
@@ -82,6 +83,7 @@ struct EngineStats {
   std::int64_t requests_submitted = 0, requests_rejected = 0, requests_finished[6] = {};  // by FinishReason
   double last_token_age_s = -1;  // since a token was last produced; -1: never
   int live_sequences = 0;        // state still held anywhere for requests, finished ones included
+  std::string device_error;      // not empty: the device is lost, every request fails until the process restarts
 };
 
 class Engine {

@@ -142,7 +142,7 @@ Status run_decode(const BenchFlags& flags) {
 // Time that the matrix products of `tokens` tokens would take at the rate that oneDNN reaches on the same
 // shapes.
 double gemm_floor(const engine::Runtime& r, i64 tokens) {
-  const auto groups = models::weight_groups(r.config, r.max_model_len, r.backend->dequantised());
+  const auto groups = models::weight_groups(r.config, r.max_model_len, *r.backend);
   double time = 0;
   for (const auto& g : groups) {
     const bool expert = g.use == models::WeightGroup::Use::kExpert;
@@ -171,7 +171,7 @@ Status run_prefill(const BenchFlags& flags) {
     if (i > 0) times.push_back(seconds(SteadyClock().now() - begin));  // the first run warms up
   }
   const double took = median(times);
-  auto groups = models::weight_groups(r.config, r.max_model_len, r.backend->dequantised());
+  auto groups = models::weight_groups(r.config, r.max_model_len, *r.backend);
   std::erase_if(groups,
                 [](const auto& g) { return g.part == "head"; });  // one row of a prompt goes through it
   const double flops = models::flops_per_token(r.config, groups) * flags.tokens;

@@ -17,13 +17,32 @@ struct InspectFlags {
 
 std::string mib(i64 bytes) { return fmt::format("{:.2f} MiB", static_cast<double>(bytes) / (1 << 20)); }
 
+// What serve will take of the GPU, line by line; it sizes its KV pool from the same numbers.
+void print_ledger(const engine::MemoryLedger& m) {
+  const auto line = [](const std::string& what, i64 bytes) {
+    fmt::print("{:<44}{:>14.3f} GiB\n", what, static_cast<double>(bytes) / (1 << 30));
+  };
+  fmt::print("\nmemory of rank 0\n");
+  line("driver and other processes", m.in_use);
+  line("weights", m.weights);
+  line("  of which redundant experts", m.redundant_experts);
+  line("workspace of the largest eager step", m.prefill_workspace);
+  line("workspace of recorded decode steps", m.decode_workspace);
+  line("scratch of kernels and libraries", m.scratch);
+  line(fmt::format("{} recorded graphs", m.graph_count), m.graphs);
+  line("NCCL", m.nccl);
+  line(fmt::format("KV pool, {} blocks", m.kv_blocks), m.kv);
+  line("left alone", m.total - m.fixed() - m.kv);
+  line("total", m.total);
+}
+
 Status run_inspect(const InspectFlags& flags) {
   ASSIGN(auto options, flags.model.resolve());
   options.dummy |= options.model.empty();
   ASSIGN(const auto config, engine::config_of(options));
   ASSIGN(auto backend, engine::make_backend(options));
   ASSIGN(const i64 positions, engine::max_model_len_of(options, config));
-  const auto groups = models::weight_groups(config, positions, backend->dequantised());
+  const auto groups = models::weight_groups(config, positions, *backend);
   const auto prepared = [&](i64 n, i64 k, DType stored) { return backend->prepared_bytes(n, k, stored); };
 
   struct Row {
@@ -66,6 +85,12 @@ Status run_inspect(const InspectFlags& flags) {
   fmt::print("                 {} for one full context\n",
              mib(ceil_div(positions, kKvBlockTokens) * kv.block_bytes()));
   ASSIGN(auto engine_options, flags.engine.resolve(options));
+  if (!backend->device().host_readable()) {
+    ASSIGN(const auto ledger, engine::ledger_for(engine_options, config, *backend, positions,
+                                                 engine::kv_dtype_for(options, config, *backend)));
+    print_ledger(ledger);
+    return {};
+  }
   ASSIGN(const i64 blocks,
          engine::kv_blocks_for(engine_options, kv, positions, backend->device().chip().memory_bytes));
   fmt::print("                 {} for the pool that serve would take ({} blocks)\n",

@@ -79,6 +79,13 @@ void EngineFlags::add(CLI::App& app) {
                "Share no KV between requests");
   app.add_option("--kv-cache-memory-bytes", kv_memory,
                  "Memory for KV, as in 4G; default: what full contexts need, at most a quarter of memory");
+  app.add_option("--gpu-memory-utilization,--mem-fraction-static", o.gpu_memory_utilization,
+                 "On a GPU: share of its memory to use; what weights and workspace leave is KV")
+      ->capture_default_str();
+  app.add_flag("--enforce-eager,--disable-cuda-graph", eager,
+               "On a GPU: launch each kernel of a decode step from the host");
+  app.add_option("--cuda-graph-max-bs,--max-cudagraph-capture-size", o.graph_max_seqs,
+                 "On a GPU: largest batch that is recorded as a graph; 0: --max-num-seqs");
   app.add_option("--num-kv-blocks,--num-gpu-blocks-override", o.kv_blocks,
                  "Exact number of 64-token KV blocks instead");
 }
@@ -88,6 +95,9 @@ Result<engine::EngineOptions> EngineFlags::resolve(const engine::RuntimeOptions&
   out.runtime = runtime;
   ASSIGN(out.policy, sched::parse_schedule_policy(policy));
   out.prefix_caching = !no_prefix_caching;
+  out.graphs = !eager;
+  if (out.graph_max_seqs < 0)
+    return invalid("--cuda-graph-max-bs {}: must be at least 1", out.graph_max_seqs);
   if (!kv_memory.empty()) {
     ASSIGN(out.kv_cache_bytes, parse_bytes("--kv-cache-memory-bytes", kv_memory));
   }

@@ -22,7 +22,7 @@ struct EngineFlags {
   engine::EngineOptions options;
   std::string policy = "fair";
   std::string kv_memory;
-  bool no_prefix_caching = false;
+  bool no_prefix_caching = false, eager = false;
   void add(CLI::App& app);
   Result<engine::EngineOptions> resolve(const engine::RuntimeOptions& runtime) const;
 };

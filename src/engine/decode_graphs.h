@@ -16,7 +16,7 @@ struct GraphOptions {
   i64 max_seqs = 0;  // largest batch; 0: no graphs
   i64 max_context = 0;
   Timeline* timeline = nullptr;  // recorded into the graphs: for benches
-  std::vector<i64> sizes;        // instead of graph_sizes(max_seqs)
+  std::vector<i64> sizes{};      // instead of graph_sizes(max_seqs)
 };
 
 // Batches that get a graph: few enough to record in a moment, close enough that little is computed in vain.

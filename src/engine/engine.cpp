@@ -38,11 +38,12 @@ FinishReason reason_of(sched::Finish f) {
 
 class EngineImpl final : public Engine {
  public:
-  EngineImpl(Runtime runtime, ModelInfo info, const sched::SchedOptions& options, KvCache cache)
+  EngineImpl(std::unique_ptr<Runtime> runtime, ModelInfo info, const sched::SchedOptions& options,
+             std::unique_ptr<Executor> executor)
       : runtime_(std::move(runtime)),
         info_(std::move(info)),
         scheduler_(options),
-        executor_(runtime_, std::move(cache)),
+        executor_(std::move(executor)),
         seeds_(std::random_device{}()) {
     publish();
     executor_thread_ = std::thread([this] { execute_loop(); });
@@ -169,6 +170,7 @@ class EngineImpl final : public Engine {
       if (finished) {
         --uncommitted_;
         ++totals_.steps;
+        note_lost(finished->outcome.result.error);
         deliver(scheduler_.commit(finished->plan, finished->outcome.result), &*finished);
       }
       scheduler_.expire(clock_.now());  // also while two steps are under way, when nothing is planned
@@ -197,6 +199,14 @@ class EngineImpl final : public Engine {
     }
   }
 
+  // A device that is gone stays gone: everything under way ends, and nothing new is taken.
+  void note_lost(const std::optional<Error>& error) {
+    if (!error || error->code != ErrorCode::kUnavailable || lost_) return;
+    lost_ = *error;
+    spdlog::critical("the device is lost: {}. Every request ends now; restart the server", error->message);
+    for (const auto& [seq, live] : live_) scheduler_.cancel(seq);
+  }
+
   void execute_loop() {
     std::unique_lock lock(mutex_);
     for (;;) {
@@ -205,7 +215,7 @@ class EngineImpl final : public Engine {
       sched::StepPlan plan = std::move(plans_.front());
       plans_.pop_front();
       lock.unlock();
-      StepOutcome outcome = executor_.execute(plan);
+      StepOutcome outcome = executor_->execute(plan);
       lock.lock();
       if (plan.is_idle()) continue;  // departures only: nobody waits for it
       finished_.push_back({std::move(plan), std::move(outcome)});
@@ -235,6 +245,11 @@ class EngineImpl final : public Engine {
     if (c.clear_cache) scheduler_.clear_prefix_cache();
     if (c.cancel) scheduler_.cancel(*c.cancel);
     if (!c.request) return;
+    if (lost_) {
+      c.answer.set_value(fail(ErrorCode::kUnavailable,
+                              "the device is lost ({}); the server must be restarted", lost_->message));
+      return;
+    }
     const int prompt_tokens = static_cast<int>(c.request->prompt->size());
     const bool logprobs = static_cast<const SeqPayload*>(c.request->payload.get())->sampling.logprobs >= 0;
     auto id = scheduler_.submit(std::move(*c.request));
@@ -297,6 +312,7 @@ class EngineImpl final : public Engine {
     const auto s = scheduler_.stats();
     std::lock_guard lock(stats_mutex_);
     stats_ = totals_;
+    if (lost_) stats_.device_error = lost_->message;
     stats_.running = s.running;
     stats_.waiting = s.waiting;
     stats_.kv_blocks_total = s.kv_blocks_total;
@@ -312,15 +328,16 @@ class EngineImpl final : public Engine {
 
   // Owned by the engine thread.
   SteadyClock clock_;
-  Runtime runtime_;
+  std::unique_ptr<Runtime> runtime_;
   ModelInfo info_;
   sched::Scheduler scheduler_;
   std::unordered_map<sched::SeqId, Live> live_;
   EngineStats totals_;
   std::optional<Time> last_seen_;
+  std::optional<Error> lost_;
   int uncommitted_ = 0;
   // Owned by the executor thread.
-  Executor executor_;
+  std::unique_ptr<Executor> executor_;
 
   std::mutex mutex_;  // guards the queues between the threads, below
   std::condition_variable wake_engine_, wake_executor_;
@@ -346,10 +363,13 @@ std::string base_name(const std::string& path) {
 
 }  // namespace
 
+namespace {
+constexpr i64 kMostBlocks = (i64{1} << 31) / kKvBlockTokens - 1;  // slots are numbered with 32 bits
+}
+
 Result<i64> kv_blocks_for(const EngineOptions& options, const KvLayout& layout, i64 max_model_len,
                           i64 memory_bytes) {
   if (options.max_num_seqs < 1) return invalid("--max-num-seqs {}: must be at least 1", options.max_num_seqs);
-  constexpr i64 kMostBlocks = (i64{1} << 31) / kKvBlockTokens - 1;  // slots are numbered with 32 bits
   if (options.kv_blocks > kMostBlocks) {
     return invalid("--num-kv-blocks {}: at most {} are possible", options.kv_blocks, kMostBlocks);
   }
@@ -364,10 +384,39 @@ Result<i64> kv_blocks_for(const EngineOptions& options, const KvLayout& layout, 
   return blocks;
 }
 
-Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options, Runtime runtime) {
+Result<MemoryLedger> ledger_for(const EngineOptions& options, const models::ModelConfig& config,
+                                Backend& backend, i64 max_model_len, DType kv_dtype, i64 loaded_weights) {
+  if (!(options.gpu_memory_utilization > 0 && options.gpu_memory_utilization <= 1))
+    return invalid("--gpu-memory-utilization {}: must be above 0 and at most 1",
+                   options.gpu_memory_utilization);
+  const auto source = models::shape_source(config);
+  return memory_ledger(config, *source, backend,
+                       {.max_num_seqs = options.max_num_seqs,
+                        .max_num_batched_tokens = options.max_num_batched_tokens,
+                        .max_model_len = max_model_len,
+                        .graphs = options.graphs,
+                        .graph_max_seqs = options.graph_max_seqs,
+                        .utilization = options.gpu_memory_utilization,
+                        .kv_dtype = kv_dtype,
+                        .ep_slice = options.runtime.ep_slice,
+                        .absorb_all = options.runtime.deterministic,
+                        .weights = loaded_weights});
+}
+
+Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options, Runtime given) {
+  auto owned = std::make_unique<Runtime>(std::move(given));
+  Runtime& runtime = *owned;
+  Device& device = runtime.backend->device();
   const KvLayout layout = runtime.model->kv_layout(runtime.kv_dtype);
-  ASSIGN(const i64 blocks, kv_blocks_for(options, layout, runtime.max_model_len,
-                                         runtime.backend->device().chip().memory_bytes));
+  std::optional<MemoryLedger> ledger;
+  i64 blocks = 0;
+  if (device.host_readable() || options.kv_blocks > 0 || options.kv_cache_bytes > 0) {
+    ASSIGN(blocks, kv_blocks_for(options, layout, runtime.max_model_len, device.chip().memory_bytes));
+  } else {
+    ASSIGN(ledger, ledger_for(options, runtime.config, *runtime.backend, runtime.max_model_len,
+                              runtime.kv_dtype, runtime.model->loaded_bytes()));
+    blocks = std::min<i64>(ledger->kv_blocks, kMostBlocks);
+  }
   sched::SchedOptions s;
   s.num_blocks = static_cast<i32>(blocks);
   s.block_tokens = static_cast<i32>(kKvBlockTokens);
@@ -397,10 +446,32 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options, Runtim
   info.max_model_len = static_cast<int>(runtime.max_model_len);
   info.eos_ids = runtime.config.eos_token_ids;
 
-  ASSIGN(auto cache, KvCache::create(layout, blocks, runtime.backend->device()));
+  const Time begin = SteadyClock().now();
+  ASSIGN(auto cache, KvCache::create(layout, blocks, device));
   spdlog::info("KV cache: {} blocks of 64 tokens, {:.1f} MiB", blocks,
                static_cast<double>(cache.bytes()) / (1 << 20));
-  return std::make_unique<EngineImpl>(std::move(runtime), std::move(info), s, std::move(cache));
+  auto executor = std::make_unique<Executor>(runtime, std::move(cache));
+  const Time allocated = SteadyClock().now();
+  if (ledger) TRY(executor->reserve(ledger->prefill_workspace));
+  if (options.graphs) {
+    const i64 most = options.graph_max_seqs > 0 ? std::min<i64>(options.graph_max_seqs, options.max_num_seqs)
+                                                : options.max_num_seqs;
+    TRY(executor->record({.max_seqs = most, .max_context = runtime.max_model_len}));
+  }
+  const Time recorded = SteadyClock().now();
+  info.startup_seconds = {{"load", runtime.load_seconds},
+                          {"kv_cache", seconds(allocated - begin)},
+                          {"graphs", seconds(recorded - allocated)}};
+  if (executor->graphs() > 0)
+    spdlog::info("recorded {} decode graphs in {:.2f} s", executor->graphs(), seconds(recorded - allocated));
+  if (ledger) {
+    const i64 used = device.chip().memory_bytes - device.free_bytes(),
+              planned = ledger->fixed() + blocks * layout.block_bytes();
+    spdlog::info("GPU memory: {:.2f} GiB planned, {:.2f} GiB in use ({:+.2f}%)",
+                 static_cast<double>(planned) / (1 << 30), static_cast<double>(used) / (1 << 30),
+                 100 * static_cast<double>(used - planned) / static_cast<double>(planned));
+  }
+  return std::make_unique<EngineImpl>(std::move(owned), std::move(info), s, std::move(executor));
 }
 
 Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options) {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "engine/memory.h"
 #include "engine/runtime.h"
 #include "sched/options.h"
 #include "trireme/engine.h"
@@ -26,7 +27,15 @@ struct EngineOptions {
   i64 kv_cache_bytes =
       0;              // memory for KV; 0: what max_num_seqs full contexts need, at most a quarter of memory
   i64 kv_blocks = 0;  // exact number of blocks instead
+  // On a GPU: the share of its memory that may be used, and decode steps as recorded graphs.
+  double gpu_memory_utilization = 0.9;
+  bool graphs = true;
+  i64 graph_max_seqs = 0;  // largest batch with a graph; 0: max_num_seqs
 };
+
+// What these options take on a GPU.
+Result<MemoryLedger> ledger_for(const EngineOptions& options, const models::ModelConfig& config,
+                                Backend& backend, i64 max_model_len, DType kv_dtype, i64 loaded_weights = 0);
 
 // Loads the model and starts the threads. Errors say what to change.
 Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options);

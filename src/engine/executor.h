@@ -33,6 +33,12 @@ class Executor {
  public:
   Executor(const Runtime& runtime, KvCache cache);
 
+  // Before the first step, on a device that records: room for the largest eager step, and graphs for decode
+  // steps.
+  Status reserve(i64 workspace_bytes) { return runner_.arena().reserve(workspace_bytes); }
+  Status record(const GraphOptions& options) { return runner_.record(options); }
+  i64 graphs() const { return runner_.graphs() != nullptr ? runner_.graphs()->count() : 0; }
+
   StepOutcome execute(const sched::StepPlan& plan);
 
  private:

@@ -49,6 +49,30 @@ Status StepRunner::record(const GraphOptions& options) {
 }
 
 Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
+  if (!backend_.tokens_apart()) return run_whole(slices);
+  // Each token a slice of its own: what a tile of queries shares must not change a bit.
+  std::vector<Slice> single;
+  std::vector<std::size_t> first, last;
+  for (const Slice& s : slices) {
+    first.push_back(single.size());
+    for (std::size_t t = 0; t < s.tokens.size(); ++t) {
+      Slice one = s;
+      one.tokens = s.tokens.subspan(t, 1);
+      one.start = s.start + static_cast<i64>(t);
+      if (s.logits == Slice::Logits::kLast && t + 1 < s.tokens.size()) one.logits = Slice::Logits::kNone;
+      single.push_back(one);
+    }
+    last.push_back(single.size() - 1);
+  }
+  ASSIGN(auto out, run_whole(single));
+  std::vector<i64> rows;
+  for (std::size_t i = 0; i < slices.size(); ++i)
+    rows.push_back(out.first_row[slices[i].logits == Slice::Logits::kAll ? first[i] : last[i]]);
+  out.first_row = std::move(rows);
+  return out;
+}
+
+Result<StepRunner::Output> StepRunner::run_whole(std::span<const Slice> slices) {
   if (graphs_ && graphs_->covers(slices)) {
     Output out;
     for (std::size_t i = 0; i < slices.size(); ++i) out.first_row.push_back(static_cast<i64>(i));

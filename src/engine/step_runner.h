@@ -40,6 +40,8 @@ class StepRunner {
   Arena& arena() { return arena_; }
 
  private:
+  Result<Output> run_whole(std::span<const Slice> slices);
+
   const models::Model& model_;
   Backend& backend_;
   std::span<const KvCacheLayer> cache_;

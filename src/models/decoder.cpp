@@ -61,7 +61,7 @@ Result<std::unique_ptr<Model>> Decoder::load(const ModelConfig& config, Loader& 
   ASSIGN(model->norm_, loader.vector_f32("model.norm.weight", config.hidden_size));
   ASSIGN(model->head_, loader.linear(config.tie_word_embeddings ? "model.embed_tokens" : "lm_head",
                                      config.vocab_size, config.hidden_size));
-  model->weight_bytes_ = loader.weight_bytes();
+  model->weight_bytes_ = model->loaded_bytes_ = loader.weight_bytes();
   model->buffers_ = loader.take_buffers();
   return model;
 }

@@ -115,6 +115,7 @@ Result<std::unique_ptr<Model>> DeepseekV3::load(const ModelConfig& config, Loade
     ASSIGN(mtp.layer, model->load_layer(loader, i, options));
     model->mtp_.push_back(std::move(mtp));
   }
+  model->loaded_bytes_ = loader.weight_bytes();
   model->buffers_ = loader.take_buffers();
   return model;
 }

@@ -7,7 +7,8 @@ using Use = WeightGroup::Use;
 
 class Builder {
  public:
-  Builder(const ModelConfig& config, DType dequantised) : c_(config), dequantised_(dequantised) {
+  Builder(const ModelConfig& config, const Backend& backend)
+      : c_(config), dequantised_(backend.dequantised()), narrow_(backend.act() == DType::kBF16) {
     dense_ = config.torch_dtype == "float32"   ? DType::kF32
              : config.torch_dtype == "float16" ? DType::kF16
                                                : DType::kBF16;
@@ -48,7 +49,7 @@ class Builder {
     quantised(part, "kv_b_proj", c_.heads * (m.qk_nope_head_dim + m.v_head_dim), m.kv_lora_rank, layers, use);
     // The absorbed forms are made from kv_b_proj while loading; the checkpoint does not hold them.
     const bool in_blocks = m.qk_nope_head_dim % 128 == 0 && m.v_head_dim % 128 == 0;
-    const DType type = quantised_ == DType::kF8E4M3 && !in_blocks ? dequantised_ : quantised_;
+    const DType type = quantised_ == DType::kF8E4M3 && (narrow_ || !in_blocks) ? dequantised_ : quantised_;
     add(part, "absorbed W_UK", m.kv_lora_rank, m.qk_nope_head_dim, c_.heads * layers, type, use);
     add(part, "absorbed W_UV", m.v_head_dim, m.kv_lora_rank, c_.heads * layers, type, use);
     quantised(part, "o_proj", c_.hidden_size, c_.heads * m.v_head_dim, layers, use);
@@ -57,7 +58,7 @@ class Builder {
 
   void experts(const std::string& prefix, i64 layers, bool future) {
     const auto& m = c_.moe;
-    add(prefix + "router", "gate", m.experts, c_.hidden_size, layers, DType::kF32,
+    add(prefix + "router", "gate", m.experts, c_.hidden_size, layers, narrow_ ? dense_ : DType::kF32,
         future ? Use::kFuture : Use::kMatrix);
     const Use use = future ? Use::kFuture : Use::kExpert;
     quantised(prefix + "routed experts", "gate_up", 2 * m.intermediate_size, c_.hidden_size,
@@ -77,6 +78,8 @@ class Builder {
  private:
   const ModelConfig& c_;
   DType dense_, quantised_, dequantised_;
+  bool narrow_;  // activations are BF16: routers stay as they are stored, absorbed matrices are taken out of
+                 // FP8
 };
 
 }  // namespace
@@ -86,8 +89,8 @@ i64 WeightGroup::stored_bytes() const {
   return (n * k * size_of(stored) + scales) * count;
 }
 
-std::vector<WeightGroup> weight_groups(const ModelConfig& c, i64 max_positions, DType dequantised) {
-  Builder b(c, dequantised);
+std::vector<WeightGroup> weight_groups(const ModelConfig& c, i64 max_positions, const Backend& backend) {
+  Builder b(c, backend);
   const bool mla = c.architecture == Architecture::kDeepseekV3;
   b.dense("embedding", "embed_tokens", c.vocab_size, c.hidden_size, 1, Use::kLookup);
   b.dense("head", c.tie_word_embeddings ? "embed_tokens, again" : "lm_head", c.vocab_size, c.hidden_size, 1);

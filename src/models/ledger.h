@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "models/config.h"
-#include "tensor/dtype.h"
+#include "ops/ops.h"
 
 namespace trireme::models {
 
@@ -27,8 +27,8 @@ struct WeightGroup {
   i64 stored_bytes() const;  // in the checkpoint, scales included
 };
 
-// max_positions: of the rotary tables, as in ModelOptions. dequantised: Backend::dequantised().
-std::vector<WeightGroup> weight_groups(const ModelConfig& config, i64 max_positions, DType dequantised);
+// max_positions: of the rotary tables, as in ModelOptions.
+std::vector<WeightGroup> weight_groups(const ModelConfig& config, i64 max_positions, const Backend& backend);
 
 // Bytes that one prepared matrix takes on a backend.
 using PreparedBytes = std::function<i64(i64 n, i64 k, DType stored)>;

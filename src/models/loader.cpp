@@ -146,6 +146,7 @@ Result<Buffer> Loader::floats(const std::string& name, i64 n, i64 k) {
   RawTensor scale;
   ASSIGN(auto stored, source_.matrix(name, n, k, scale));
   ASSIGN(auto out, host(n * k * 4));
+  if (source_.shapes_only()) return out;
   auto* to = static_cast<float*>(out.data());
   const i64 scale_cols = ceil_div(k, 128);
   for (i64 r = 0; r < n; ++r) {
@@ -172,6 +173,10 @@ LinearWeight Loader::dense(const float* values, i64 n, i64 k, Buffer& storage, D
 }
 
 Result<LinearWeight> Loader::linear_f32(const std::string& name, i64 n, i64 k) {
+  RawTensor scale;
+  ASSIGN(const auto stored, source_.matrix(name + ".weight", n, k, scale));
+  // Where activations are BF16, a BF16 matrix is multiplied exactly as it is.
+  if (backend_.act() == DType::kBF16 && stored.view.dtype == DType::kBF16) return linear(name, n, k);
   ASSIGN(auto values, floats(name + ".weight", n, k));
   return prepare(dense(static_cast<const float*>(values.data()), n, k, values, DType::kF32), n * k * 2);
 }

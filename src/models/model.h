@@ -27,6 +27,7 @@ class Model {
   const ModelConfig& config() const { return config_; }
   KvLayout kv_layout(DType dtype) const { return models::kv_layout(config_, dtype); }
   i64 weight_bytes() const { return weight_bytes_; }
+  i64 loaded_bytes() const { return loaded_bytes_; }  // with what forward() does not read (MTP)
   // Weights that one decode step of `tokens` tokens reads, in bytes: routed experts counted as far as
   // `tokens` tokens can choose them.
   i64 bytes_per_step(i64 tokens) const;
@@ -42,7 +43,7 @@ class Model {
   Result<View> head(const layers::Context& c, const layers::Batch& batch, const View& x, const View& branch,
                     const ConstView& norm, const LinearWeight& weight) const;
   ModelConfig config_;
-  i64 weight_bytes_ = 0;
+  i64 weight_bytes_ = 0, loaded_bytes_ = 0;
   i64 expert_bytes_ = 0;     // of all routed experts of all layers
   i64 unread_bytes_ = 0;     // rotary table, and matrices that only prompts are multiplied with
   i64 embedding_bytes_ = 0;  // looked up, not read through, in a step (0 when it is the head's matrix too)

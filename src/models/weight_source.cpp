@@ -52,7 +52,7 @@ class CheckpointSource final : public WeightSource {
 // depends on is the shape, and filling 671 billion weights one by one would take longer than the measurement.
 class DummySource final : public WeightSource {
  public:
-  explicit DummySource(bool fp8) : fp8_(fp8) {}
+  DummySource(bool fp8, bool shapes_only) : fp8_(fp8), shapes_only_(shapes_only) {}
 
   Result<RawTensor> tensor(const std::string& name, Shape shape) override {
     if (name.find("norm") != std::string::npos) return filled(shape, DType::kF32, 1.0f);
@@ -70,15 +70,17 @@ class DummySource final : public WeightSource {
   }
 
   bool has(const std::string&) const override { return true; }
+  bool shapes_only() const override { return shapes_only_; }
   i64 total_bytes() const override { return 0; }
 
  private:
-  static Result<RawTensor> filled(Shape shape, DType type, float value) {
+  Result<RawTensor> filled(Shape shape, DType type, float value) {
     auto data = std::make_shared<std::vector<float>>(static_cast<std::size_t>(shape.elements()), value);
     return RawTensor{ConstView(data->data(), type, shape), data};
   }
 
   Result<RawTensor> random(Shape shape, DType type) {
+    if (shapes_only_ && shape.rank > 1) return RawTensor{ConstView(this, type, shape), nullptr};
     const std::size_t bytes = static_cast<std::size_t>(shape.elements() * size_of(type));
     auto& pool = pools_[type];
     if (!pool || pool->size() < bytes) {
@@ -100,7 +102,7 @@ class DummySource final : public WeightSource {
     return RawTensor{ConstView(pool->data(), type, shape), pool};
   }
 
-  bool fp8_;
+  bool fp8_, shapes_only_;
   std::map<DType, std::shared_ptr<std::vector<u8>>> pools_;
 };
 
@@ -110,7 +112,10 @@ std::unique_ptr<WeightSource> checkpoint_source(formats::Checkpoint checkpoint, 
   return std::make_unique<CheckpointSource>(std::move(checkpoint), config.fp8.has_value());
 }
 std::unique_ptr<WeightSource> dummy_source(const ModelConfig& config) {
-  return std::make_unique<DummySource>(config.fp8.has_value());
+  return std::make_unique<DummySource>(config.fp8.has_value(), false);
+}
+std::unique_ptr<WeightSource> shape_source(const ModelConfig& config) {
+  return std::make_unique<DummySource>(config.fp8.has_value(), true);
 }
 
 }  // namespace trireme::models

@@ -27,12 +27,15 @@ class WeightSource {
   // A matrix that a quantised checkpoint may store as FP8 codes; then its block scales are filled in.
   virtual Result<RawTensor> matrix(const std::string& name, i64 n, i64 k, RawTensor& scale) = 0;
   virtual bool has(const std::string& name) const = 0;
-  virtual i64 total_bytes() const = 0;  // of all tensors, for progress
+  virtual i64 total_bytes() const = 0;                // of all tensors, for progress
+  virtual bool shapes_only() const { return false; }  // matrices have no bytes behind them
 };
 
 std::unique_ptr<WeightSource> checkpoint_source(formats::Checkpoint checkpoint, const ModelConfig& config);
 // --load-format dummy: the same numbers on every run.
 std::unique_ptr<WeightSource> dummy_source(const ModelConfig& config);
+// Shapes and types alone, as a checkpoint of this config would have them.
+std::unique_ptr<WeightSource> shape_source(const ModelConfig& config);
 
 // Turns stored tensors into what the ops read. Takes from the source, prepares on the backend, counts bytes.
 class Loader {

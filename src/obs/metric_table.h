@@ -28,6 +28,8 @@ enum class Metric : int {
   kEngineSteps,
   kLastTokenAge,
   kLiveSequences,
+  kStartupSeconds,
+  kDeviceLost,
   kRequestsReceived,
   kRequestsFinished,
   kRequestsRejected,

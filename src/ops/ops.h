@@ -379,10 +379,14 @@ class Backend {
   virtual DType act() const = 0;       // of activations
   virtual DType kv_dtype() const = 0;  // of the cache when the user does not choose
   virtual bool batch_invariant() const = 0;
+  // Whether attention gives the same bits only to tokens that come as sequences of one.
+  virtual bool tokens_apart() const { return false; }
   // Type of a weight that the loader has to take out of its stored form (to transpose or to slice it).
   virtual DType dequantised() const { return kv_dtype(); }
   // What prepare() makes of an [n, k] matrix stored as `stored`, in bytes.
   virtual i64 prepared_bytes(i64 n, i64 k, DType stored) const = 0;
+  // Whether prepare() gives such a matrix fp8_input.
+  virtual bool fp8_inputs(i64 /*n*/, i64 /*k*/, DType /*stored*/) const { return false; }
   // Whether prepare() takes LinearWeight::parts.
   virtual bool stacks() const { return false; }
   // Waits until every weight is where it belongs; stored bytes may go away then.

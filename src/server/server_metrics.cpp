@@ -81,6 +81,9 @@ std::string ServerMetrics::exposition(const Engine& engine) {
   counter(Metric::kEngineSteps, s.steps);
   gauge(Metric::kLastTokenAge, s.last_token_age_s);
   gauge(Metric::kLiveSequences, s.live_sequences);
+  gauge(Metric::kDeviceLost, s.device_error.empty() ? 0 : 1);
+  for (const auto& [phase, took] : engine.info().startup_seconds)
+    registry.gauge(Metric::kStartupSeconds, {phase}).set(took);
   gauge(Metric::kProcessResidentBytes, resident_bytes());
   gauge(Metric::kProcessOpenFds, open_fds());
   return registry.exposition();

@@ -153,6 +153,9 @@ std::optional<HttpReply> Service::gate(HttpRequest& request, Route route) const 
 HttpReply Service::answer(const HttpRequest& request, Route route) {
   switch (route) {
     case Route::kHealth:
+      // What a supervisor should restart the process for: no request can succeed any more.
+      if (!engine.stats().device_error.empty())
+        return {503, "application/json", R"({"status":"the device is lost; restart the server"})", {}};
       return {200, "application/json", R"({"status":"ok"})", {}};
     case Route::kMetrics:
       return {200, "text/plain; version=0.0.4; charset=utf-8", metrics.exposition(engine), {}};

@@ -88,6 +88,7 @@ class Device {
   // Host memory that copy_in and copy_out move at full speed and without waiting. Plain memory by default.
   virtual Result<Buffer> allocate_host(i64 bytes);
   virtual i64 free_bytes() const { return chip().memory_bytes; }  // of the device, as it stands now
+  virtual i64 used_at_start() const { return 0; }  // of it by the driver and others when it was opened
   // kUnsupported on devices without graphs. While `work` runs, its calls are recorded, not carried out.
   virtual Result<std::unique_ptr<Graph>> capture(Stream& stream, const std::function<Status()>& work);
   virtual bool can_capture() const { return false; }

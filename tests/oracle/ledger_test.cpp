@@ -21,8 +21,7 @@ TEST_P(Ledger, ForetellsWhatLoadingTakes) {
   const auto runtime = engine::load_runtime(p.mode.options(source_dir() + p.model));
   ASSERT_TRUE(runtime) << runtime.error().message;
   i64 foretold = 0;
-  for (const auto& g :
-       models::weight_groups(runtime->config, runtime->max_model_len, runtime->backend->dequantised())) {
+  for (const auto& g : models::weight_groups(runtime->config, runtime->max_model_len, *runtime->backend)) {
     const bool later = g.use == models::WeightGroup::Use::kFuture || g.part.starts_with("MTP");
     if (later) continue;  // weight_bytes() is of what a step uses
     foretold += models::loaded_bytes(

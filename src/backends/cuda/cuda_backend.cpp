@@ -64,8 +64,12 @@ class CudaBackend final : public Backend {
   DType act() const override { return DType::kBF16; }
   DType kv_dtype() const override { return DType::kBF16; }
   bool batch_invariant() const override { return options_.deterministic; }
+  bool tokens_apart() const override { return options_.deterministic; }
   i64 prepared_bytes(i64 n, i64 k, DType stored) const override {
     return cuda::prepared_bytes(n, k, stored, options_.fp8_activations);
+  }
+  bool fp8_inputs(i64 n, i64 k, DType stored) const override {
+    return keeps_fp8(n, k, stored, options_.fp8_activations);
   }
   bool stacks() const override { return true; }
   Status finish_loading() override { return device_->uploader().finish(); }

@@ -144,6 +144,7 @@ Result<std::unique_ptr<CudaDevice>> CudaDevice::open() {
   props.allocType = cudaMemAllocationTypePinned;
   props.location = {cudaMemLocationTypeDevice, {0}};
   CUDA_TRY(cudaMemPoolCreate(&d->pool_, &props));
+  d->used_at_start_ = d->chip_.memory_bytes - d->free_bytes();
   const int threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 1, 8);
   d->uploader_ = std::make_unique<Uploader>(0, threads);
   return d;
@@ -224,7 +225,8 @@ Status CudaDevice::copy_out(void* host, const void* device, i64 bytes, Stream& s
   return {};
 }
 
-Status CudaDevice::copy_in_rows(void* device, const void* host, i64 stride, i64 row_bytes, i64 rows, Stream& stream) {
+Status CudaDevice::copy_in_rows(void* device, const void* host, i64 stride, i64 row_bytes, i64 rows,
+                                Stream& stream) {
   const auto pitch = static_cast<std::size_t>(stride);
   CUDA_TRY(cudaMemcpy2DAsync(device, pitch, host, pitch, static_cast<std::size_t>(row_bytes),
                              static_cast<std::size_t>(rows), cudaMemcpyHostToDevice, handle_of(stream)));

@@ -65,9 +65,11 @@ class CudaDevice final : public Device {
   Result<Buffer> allocate_host(i64 bytes) override;
   Status copy_in(void* device, const void* host, i64 bytes, Stream& stream) override;
   Status copy_out(void* host, const void* device, i64 bytes, Stream& stream) override;
-  Status copy_in_rows(void* device, const void* host, i64 stride, i64 row_bytes, i64 rows, Stream& stream) override;
+  Status copy_in_rows(void* device, const void* host, i64 stride, i64 row_bytes, i64 rows,
+                      Stream& stream) override;
   bool host_readable() const override { return false; }
   i64 free_bytes() const override;
+  i64 used_at_start() const override { return used_at_start_; }
   Result<std::unique_ptr<Graph>> capture(Stream& stream, const std::function<Status()>& work) override;
   bool can_capture() const override { return true; }
   std::unique_ptr<Timeline> make_timeline() override;
@@ -86,6 +88,7 @@ class CudaDevice final : public Device {
   CudaDevice();
 
   Chip chip_;
+  i64 used_at_start_ = 0;
   std::shared_ptr<std::atomic<i64>> allocated_ = std::make_shared<std::atomic<i64>>(0);
   cudaMemPool_t pool_ = nullptr;
   cudaStream_t pool_stream_ = nullptr;

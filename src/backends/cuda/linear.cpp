@@ -6,6 +6,10 @@
 namespace trireme::cuda {
 namespace {
 
+// Some FP8 variants add up parts of K apart; where bits must not depend on the number of rows, one that does
+// not.
+constexpr int kFixedTile = 0;
+
 const PackedWeight& packed(const std::shared_ptr<const void>& p) {
   return *static_cast<const PackedWeight*>(p.get());
 }
@@ -58,6 +62,7 @@ Status LinearOps::fp8_linear(const LinearArgs& a, const PackedWeight& w, CudaStr
   g.out_f32 = a.out.dtype == DType::kF32;
   g.n = static_cast<int>(w.n), g.k = static_cast<int>(w.k);
   g.rows.rows = rows;
+  g.variant = deterministic_ ? kFixedTile : -1;
   CUDA_TRY(gemm_fp8(g, stream.handle()));
   return {};
 }
@@ -184,6 +189,7 @@ Status LinearOps::grouped_linear(const GroupedLinearArgs& a, CudaStream& stream)
     g.out = a.out.mutable_data(), g.out_stride = a.out.row_stride, g.out_f32 = f32;
     g.n = static_cast<int>(w.n), g.k = static_cast<int>(w.k);
     g.rows = rows;
+    g.variant = deterministic_ ? kFixedTile : -1;
     CUDA_TRY(gemm_fp8(g, stream.handle()));
     return {};
   }

@@ -161,6 +161,7 @@ Result<CublasLt::Plan*> CublasLt::plan_for(const LtProduct& p) {
     if (p.fp8) shape.rows = round_up(shape.rows, 8);
     auto made = std::make_unique<Plan>(*api_);
     TRY(made->describe(shape));
+    TRY(made->scales(p));  // block scaling without its pointers is refused
     TRY(made->choose());
     of_class = std::move(made);
   }
