@@ -20,6 +20,8 @@ DEVICE = os.environ.get("TRIREME_TEST_DEVICE", "cpu")
 # The tests compare answers with answers: on a GPU, bits depend on the batch unless one asks that they do not.
 DEVICE_FLAGS = ["--device", DEVICE] + (["--deterministic"] if DEVICE == "cuda" else [])
 MODEL = str(ROOT / "models/trireme-demo")
+# Several servers share the GPU.
+SERVE_FLAGS = ["--gpu-memory-utilization", "0.1"] if DEVICE == "cuda" else []
 
 
 class Server:
@@ -29,7 +31,7 @@ class Server:
         self.log_path = tmp / f"serve-{time.monotonic_ns()}.log"
         self.log = open(self.log_path, "wb")
         started = time.monotonic()
-        self.process = subprocess.Popen([TRIREME, "serve", "--model", model, "--port", "0", *DEVICE_FLAGS, *flags], stderr=self.log, stdout=self.log,
+        self.process = subprocess.Popen([TRIREME, "serve", "--model", model, "--port", "0", *DEVICE_FLAGS, *SERVE_FLAGS, *flags], stderr=self.log, stdout=self.log,
                                         env={**os.environ, **(env or {})})
         while True:
             found = re.search(rb"at http://127\.0\.0\.1:(\d+)", self.log_path.read_bytes())

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <numeric>
 
 #include "base/rng.h"
 #include "compare.h"
@@ -145,6 +146,123 @@ TEST_P(SameBits, InAGraph) {
         for (auto& row : decode(r, prompt(n, step))) rows[i].push_back(std::move(row));
     }
     expect_same(rows[1], rows[0], fmt::format("graphs, {} sequences", n));
+  }
+}
+
+// Steps of several sequences, laid out by hand.
+class Company {
+ public:
+  Company(const engine::Runtime& runtime, i64 blocks_each, i64 sequences)
+      : runtime_(runtime), blocks_each_(blocks_each) {
+    auto made = engine::KvCache::create(runtime.model->kv_layout(runtime.kv_dtype), blocks_each * sequences,
+                                        runtime.backend->device());
+    EXPECT_TRUE(made) << made.error().message;
+    cache_ = std::move(*made);
+    runner_ = std::make_unique<engine::StepRunner>(*runtime.model, *runtime.backend, cache_.layers());
+    tables_.resize(static_cast<std::size_t>(blocks_each * sequences));
+    std::iota(tables_.begin(), tables_.end(), 0);
+  }
+  struct Part {
+    std::size_t sequence;
+    std::span<const i32> tokens;
+    i64 start = 0;
+    i64 prompt = 0;  // tokens of the whole prompt; 0: these tokens are generated
+  };
+  // One step. Logits of every token of every part, in order.
+  std::vector<std::vector<std::vector<float>>> step(const std::vector<Part>& parts) {
+    std::vector<engine::Slice> slices;
+    std::vector<std::size_t> owner;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const Part& p = parts[i];
+      engine::append_slices(
+          slices,
+          {.tokens = p.tokens,
+           .start = p.start,
+           .blocks = std::span(tables_).subspan(p.sequence * static_cast<std::size_t>(blocks_each_),
+                                                static_cast<std::size_t>(blocks_each_)),
+           .logits = engine::Slice::Logits::kAll},
+          p.prompt);
+      owner.resize(slices.size(), i);
+    }
+    std::vector<std::vector<std::vector<float>>> rows(parts.size());
+    const auto out = runner_->run(slices);
+    EXPECT_TRUE(out) << out.error().message;
+    if (!out) return rows;
+    const auto vocab = static_cast<std::size_t>(runtime_.config.vocab_size);
+    std::vector<float> all(static_cast<std::size_t>(out->logits.shape.elements()));
+    EXPECT_TRUE(runtime_.backend->device().copy_out(all.data(), out->logits.data, out->logits.bytes(),
+                                                    runner_->stream()));
+    EXPECT_TRUE(runner_->stream().synchronize());
+    for (std::size_t i = 0; i < slices.size(); ++i) {
+      const float* row = all.data() + static_cast<std::size_t>(out->first_row[i]) * vocab;
+      for (std::size_t t = 0; t < slices[i].tokens.size(); ++t, row += vocab)
+        rows[owner[i]].emplace_back(row, row + vocab);
+    }
+    return rows;
+  }
+
+ private:
+  const engine::Runtime& runtime_;
+  i64 blocks_each_;
+  engine::KvCache cache_;
+  std::unique_ptr<engine::StepRunner> runner_;
+  std::vector<i32> tables_;
+};
+
+TEST_P(SameBits, APromptBesideOtherPrompts) {
+  Company steps(runtime, 5, 8);
+  for (const std::size_t n : {7u, 13u, 76u, 150u}) {
+    const auto target = prompt(n, 100);
+    const auto length = static_cast<i64>(n);
+    const auto alone = steps.step({{0, target, 0, length}}).at(0);
+    for (const std::size_t others : {1u, 13u, 64u, 290u, 700u}) {
+      // Half of the company before it, half behind.
+      std::vector<Company::Part> parts;
+      std::size_t left = others, next = 1;
+      const auto add = [&](std::size_t most) {
+        while (most > 0 && left > 0) {
+          const std::size_t k = std::min({most, left, std::size_t{150}});
+          parts.push_back({next, prompt(k, next), 0, static_cast<i64>(k)});
+          ++next, most -= k, left -= k;
+        }
+      };
+      add((others + 1) / 2);
+      const std::size_t at = parts.size();
+      parts.push_back({0, target, 0, length});
+      add(others);
+      expect_same(steps.step(parts).at(at), alone, fmt::format("{} tokens beside {} others", n, others));
+    }
+  }
+}
+
+TEST_P(SameBits, GeneratedTokensBesideOthers) {
+  constexpr std::size_t kMost = 40;
+  Company steps(runtime, 5, kMost);
+  std::vector<std::size_t> length;
+  for (std::size_t s = 0; s < kMost; ++s) {
+    length.push_back(5 + s * 37 % 200);
+    steps.step({{s, prompt(length[s], s), 0, static_cast<i64>(length[s])}});
+  }
+  Rows alone;
+  for (std::size_t s = 0; s < kMost; ++s)
+    alone.push_back(steps.step({{s, prompt(1, s), static_cast<i64>(length[s])}}).at(0).at(0));
+  for (const std::size_t n : {2u, 3u, 8u, 16u, 17u, 33u, 40u}) {
+    std::vector<Company::Part> parts;
+    for (std::size_t s = 0; s < n; ++s) parts.push_back({s, prompt(1, s), static_cast<i64>(length[s])});
+    Rows rows;
+    for (auto& one : steps.step(parts)) rows.push_back(std::move(one.at(0)));
+    expect_same(rows, {alone.begin(), alone.begin() + static_cast<std::ptrdiff_t>(n)},
+                fmt::format("{} sequences that generate", n));
+  }
+  for (const std::size_t others : {1u, 30u, 100u, 250u}) {  // and a chunk of a prompt
+    std::vector<Company::Part> parts;
+    for (std::size_t s = 0; s < 20; ++s) parts.push_back({s, prompt(1, s), static_cast<i64>(length[s])});
+    parts.push_back({kMost - 1, prompt(others), 0, static_cast<i64>(others)});
+    Rows rows;
+    for (auto& one : steps.step(parts)) rows.push_back(std::move(one.at(0)));
+    rows.resize(20);
+    expect_same(rows, {alone.begin(), alone.begin() + 20},
+                fmt::format("20 sequences that generate, and {} tokens of a prompt", others));
   }
 }
 

@@ -2,6 +2,11 @@
 // (tools/make_tiny_models.py) and, row by row, against the oracle.
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
 #include "compare.h"
 #include "devices.h"
 
@@ -22,6 +27,21 @@ std::string name_of(const testing::TestParamInfo<Case>& info) {
 
 std::string dir_of(const char* model) { return fmt::format("{}/tests/oracle/data/{}", source_dir(), model); }
 
+// The same weights with every expert chosen: rounding cannot choose another one.
+std::string with_every_expert(const char* model) {
+  namespace fs = std::filesystem;
+  const fs::path from = dir_of(model),
+                 to = fs::path(testing::TempDir()) / fmt::format("trireme_{}_{}", model, getpid());
+  fs::create_directories(to);
+  fs::copy(from / "model.safetensors", to / "model.safetensors", fs::copy_options::overwrite_existing);
+  Json config = read_json_file((from / "config.json").string()).value();
+  for (const char* name : {"num_local_experts", "n_routed_experts"})
+    if (config.contains(name)) config["num_experts_per_tok"] = config[name];
+  if (config.contains("n_group")) config["topk_group"] = config["n_group"];
+  std::ofstream(to / "config.json") << config.dump();
+  return to.string();
+}
+
 double tolerance_of(const Mode& mode) { return mode.oracle ? 2e-5 : mode.cuda ? 3e-2 : 2e-2; }
 
 class TinyModel : public testing::TestWithParam<Case> {
@@ -34,8 +54,8 @@ class TinyModel : public testing::TestWithParam<Case> {
   }
   // A runner of this mode; its runtime goes into `into`.
   static std::unique_ptr<engine::DirectRunner> runner_of(const Mode& mode, engine::Runtime& into,
-                                                         int sequences = 1) {
-    auto loaded = engine::load_runtime(mode.options(dir_of(GetParam().model)));
+                                                         int sequences = 1, const std::string& dir = {}) {
+    auto loaded = engine::load_runtime(mode.options(dir.empty() ? dir_of(GetParam().model) : dir));
     EXPECT_TRUE(loaded) << loaded.error().message;
     if (!loaded) return nullptr;
     into = std::move(*loaded);
@@ -62,7 +82,10 @@ TEST_P(TinyModel, AgreesWithTransformers) {
     runner->restart();
     auto got = runner->prefill(ids, p.chunk);
     ASSERT_TRUE(got) << got.error().message;
-    EXPECT_LT(relative_error(*got, logits), tolerance_of(p.mode)) << ids.size() << " tokens";
+    // A single row that may have chosen another expert; the tests below look at all of them.
+    const bool may_turn = p.mode.cuda && runtime.config.moe.experts > 0;
+    EXPECT_LT(relative_error(*got, logits), (may_turn ? 4 : 1) * tolerance_of(p.mode))
+        << ids.size() << " tokens";
     std::vector<GreedyStep> steps;
     for (const auto& s : c["greedy"]) steps.push_back({s[0].get<i32>(), s[1].get<double>()});
     const double spread = *std::max_element(logits.begin(), logits.end());
@@ -77,23 +100,52 @@ struct Rows {
   double tolerance;
   int seen = 0, off = 0;
   double worst_near = 0, worst = 0;
+  bool numbers = true;
   void add(std::span<const float> got, std::span<const float> wanted) {
     const double error = relative_error(got, wanted);
     ++seen;
+    numbers &= std::isfinite(error);
     worst = std::max(worst, error);
     if (error <= tolerance)
       worst_near = std::max(worst_near, error);
-    else  // also when it is not a number
+    else
       ++off;
   }
   void expect(bool routed, const std::string& what) const {
     fmt::print("{}: {} rows, worst {:.2e}; {} off by more than {:.0e} (worst {:.2e})\n", what, seen,
                worst_near, off, tolerance, worst);
-    EXPECT_LE(off, routed ? seen / 12 : 0)
+    EXPECT_LE(off, routed ? seen / 5 : 0)
         << what << ": of " << seen << " rows; the worst is off by " << worst;
+    EXPECT_TRUE(numbers) << what;
     EXPECT_LT(worst, 1) << what;
   }
 };
+
+// Prefill in chunks, and decode steps.
+void expect_every_row(engine::DirectRunner& runner, engine::DirectRunner& oracle, const Json& cases,
+                      i64 chunk, double tolerance, bool routed, const std::string& what) {
+  Rows prefill{tolerance}, decode{tolerance};
+  for (const auto& c : cases) {
+    const auto ids = c["ids"].get<std::vector<i32>>();
+    std::vector<std::vector<float>> wanted(ids.size());
+    oracle.restart();
+    runner.restart();
+    ASSERT_TRUE(oracle.prefill(ids, 1000, [&](i64 at, std::span<const float> row) {
+      wanted[static_cast<std::size_t>(at)].assign(row.begin(), row.end());
+    }));
+    const auto done = runner.prefill(ids, chunk, [&](i64 at, std::span<const float> row) {
+      prefill.add(row, wanted[static_cast<std::size_t>(at)]);
+    });
+    ASSERT_TRUE(done) << done.error().message;
+    for (const auto& s : c["greedy"]) {
+      const auto a = runner.decode_one(s[0].get<i32>()), b = oracle.decode_one(s[0].get<i32>());
+      ASSERT_TRUE(a && b) << (a ? "" : a.error().message);
+      decode.add(*a, *b);
+    }
+  }
+  prefill.expect(routed, what + ", prefill");
+  decode.expect(routed, what + ", decode");
+}
 
 TEST_P(TinyModel, EveryRowAgreesWithTheOracle) {
   const auto& p = GetParam();
@@ -101,28 +153,21 @@ TEST_P(TinyModel, EveryRowAgreesWithTheOracle) {
   engine::Runtime runtime, exact;
   const auto runner = runner_of(p.mode, runtime), oracle = runner_of(kOracle, exact);
   ASSERT_TRUE(runner && oracle);
-  Rows prefill{tolerance_of(p.mode)}, decode{tolerance_of(p.mode)};
-  for (const auto& c : expected["cases"]) {
-    const auto ids = c["ids"].get<std::vector<i32>>();
-    std::vector<std::vector<float>> wanted(ids.size());
-    oracle->restart();
-    runner->restart();
-    ASSERT_TRUE(oracle->prefill(ids, 1000, [&](i64 at, std::span<const float> row) {
-      wanted[static_cast<std::size_t>(at)].assign(row.begin(), row.end());
-    }));
-    const auto done = runner->prefill(ids, p.chunk, [&](i64 at, std::span<const float> row) {
-      prefill.add(row, wanted[static_cast<std::size_t>(at)]);
-    });
-    ASSERT_TRUE(done) << done.error().message;
-    for (const auto& s : c["greedy"]) {
-      const auto a = runner->decode_one(s[0].get<i32>()), b = oracle->decode_one(s[0].get<i32>());
-      ASSERT_TRUE(a && b) << (a ? "" : a.error().message);
-      decode.add(*a, *b);
-    }
-  }
-  const bool routed = runtime.config.moe.experts > 0;
-  prefill.expect(routed, "prefill");
-  decode.expect(routed, "decode");
+  expect_every_row(*runner, *oracle, expected["cases"], p.chunk, tolerance_of(p.mode),
+                   runtime.config.moe.experts > 0, p.model);
+}
+
+TEST_P(TinyModel, EveryRowAgreesWhereEveryExpertIsChosen) {
+  const auto& p = GetParam();
+  if (p.mode.oracle) GTEST_SKIP() << "the oracle itself";
+  const std::string dir = with_every_expert(p.model);
+  engine::Runtime runtime, exact;
+  const auto runner = runner_of(p.mode, runtime, 1, dir), oracle = runner_of(kOracle, exact, 1, dir);
+  std::filesystem::remove_all(dir);
+  ASSERT_TRUE(runner && oracle);
+  if (runtime.config.moe.experts == 0) GTEST_SKIP() << "a model without experts";
+  expect_every_row(*runner, *oracle, expected["cases"], p.chunk, tolerance_of(p.mode), false,
+                   std::string(p.model) + " with every expert");
 }
 
 TEST_P(TinyModel, ABatchOfSequencesAgreesWithTheOracle) {
@@ -155,7 +200,7 @@ TEST_P(TinyModel, ABatchOfSequencesAgreesWithTheOracle) {
       for (std::size_t r = 0; r < n; ++r) rows.add({a.data() + r * vocab, vocab}, {b + r * vocab, vocab});
     }
   }
-  rows.expect(runtime.config.moe.experts > 0, "batch");
+  rows.expect(runtime.config.moe.experts > 0, std::string(p.model) + ", batch");
 }
 
 std::vector<Case> cases() {
