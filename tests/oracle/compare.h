@@ -32,19 +32,24 @@ struct GreedyStep {
 
 struct GreedyOutcome {
   int compared = 0;      // steps whose gap was large enough to decide
+  int wrong = 0;         // of those: another token came first
   int other = 0;         // steps of any gap at which another token came first
   double other_gap = 0;  // the largest gap of those
 };
 
 // Follows the reference's tokens, and asks for its choice wherever its gap exceeds what rounding may change.
+// strict: any other choice there fails the test; else the caller judges their number.
 inline GreedyOutcome expect_greedy(engine::DirectRunner& runner, std::vector<float> logits,
                                    const std::vector<GreedyStep>& steps, double allowed_gap,
-                                   const std::string& what) {
+                                   const std::string& what, bool strict = true) {
   GreedyOutcome out;
   for (std::size_t i = 0; i < steps.size(); ++i) {
     const i32 best = argmax(logits);
     if (steps[i].gap > allowed_gap) {
-      EXPECT_EQ(best, steps[i].id) << what << ", step " << i << ", gap " << steps[i].gap;
+      if (strict) {
+        EXPECT_EQ(best, steps[i].id) << what << ", step " << i << ", gap " << steps[i].gap;
+      }
+      out.wrong += best != steps[i].id;
       ++out.compared;
     }
     if (best != steps[i].id) {

@@ -49,6 +49,9 @@ TEST_P(Golden, LogitsAndGreedyTokensAgree) {
 
   double worst = 0, sum_of_errors = 0;
   int steps_seen = 0;
+  // Where both round, one step in some hundreds goes to other experts, and its logits are further off than
+  // any bound on the others.
+  const bool both_fp8 = p.mode.fp8_activations && p.mode.fp8_cache;
   GreedyOutcome all;
   for (const auto& prompt : (*golden)["prompts"]) {
     const auto ids = prompt["ids"].get<std::vector<i32>>();
@@ -70,8 +73,10 @@ TEST_P(Golden, LogitsAndGreedyTokensAgree) {
                 p.tolerance * prompt["stats"]["abs_sum"].get<double>());
     std::vector<GreedyStep> steps;
     for (const auto& s : prompt["greedy"]) steps.push_back({s["id"].get<i32>(), s["gap"].get<double>()});
-    const auto one = expect_greedy(**runner, *logits, steps, p.gap, fmt::format("{} tokens", ids.size()));
+    const auto one =
+        expect_greedy(**runner, *logits, steps, p.gap, fmt::format("{} tokens", ids.size()), !both_fp8);
     all.compared += one.compared;
+    all.wrong += one.wrong;
     all.other += one.other;
     all.other_gap = std::max(all.other_gap, one.other_gap);
     steps_seen += static_cast<int>(steps.size());
@@ -82,6 +87,7 @@ TEST_P(Golden, LogitsAndGreedyTokensAgree) {
       "gaps up to {:.3f}\n",
       name_of({p, 0}), sum_of_errors / static_cast<double>((*golden)["prompts"].size()), worst, all.compared,
       steps_seen, all.other, all.other_gap);
+  EXPECT_LE(all.wrong, both_fp8 ? all.compared / 100 : 0);
   EXPECT_GT(all.compared, steps_seen / 2);
 }
 
