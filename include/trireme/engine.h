@@ -83,7 +83,7 @@ struct EngineStats {
   std::int64_t requests_submitted = 0, requests_rejected = 0, requests_finished[6] = {};  // by FinishReason
   double last_token_age_s = -1;  // since a token was last produced; -1: never
   int live_sequences = 0;        // state still held anywhere for requests, finished ones included
-  std::string device_error;      // not empty: the device is lost, every request fails until the process restarts
+  std::string device_error;  // not empty: the device is lost, every request fails until the process restarts
 };
 
 class Engine {

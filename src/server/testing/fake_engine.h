@@ -33,7 +33,7 @@ class FakeEngine final : public Engine {
   std::atomic<int> submitted{0};
 
   explicit FakeEngine(int max_model_len = 4096) {
-    info_ = {"demo", "Fake", "none", "cpu", kFakeVocab, max_model_len, {kFakeEos}};
+    info_ = {"demo", "Fake", "none", "cpu", kFakeVocab, max_model_len, {kFakeEos}, {}};
     thread_ = std::thread([this] { loop(); });
   }
   ~FakeEngine() override {
