@@ -121,9 +121,8 @@ Result<double> BenchSession::median_us(const std::function<Status()>& launch) {
     CUDA_TRY(cudaEventRecord(begin_[done], work));
     TRY(launch());
     CUDA_TRY(cudaEventRecord(end_[done], work));
-    CUDA_TRY(cudaStreamWaitEvent(flush, end_[done]));
     ++done;
-    return {};
+    return work_->synchronize();
   };
   const auto took = [&](std::size_t i) -> Result<double> {
     float ms = 0;
@@ -131,13 +130,12 @@ Result<double> BenchSession::median_us(const std::function<Status()>& launch) {
     return static_cast<double>(ms) * 1e3;
   };
   TRY(launch());  // scratch grows, libraries choose
-  TRY(run());     // warms up, and tells how long one takes
   TRY(work_->synchronize());
+  TRY(run());  // warms up, and tells how long one takes
   ASSIGN(const double first, took(0));
   const std::size_t repeats = first > kLongUs ? (begin_.size() + 3) / 4 : begin_.size();
   done = 0;
   while (done < repeats) TRY(run());
-  TRY(work_->synchronize());
   std::vector<double> times;
   for (std::size_t i = 0; i < repeats; ++i) {
     ASSIGN(const double us, took(i));
