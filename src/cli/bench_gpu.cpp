@@ -39,6 +39,17 @@ Result<models::ChipRates> rates_of(Backend& backend) {
 #endif
 }
 
+void print_upload(Backend& backend) {
+#ifdef TRIREME_CUDA
+  if (const auto rates = cuda::measured_upload(backend)) {
+    fmt::print("host to GPU {:.1f} GB/s pinned; {:.1f} GB/s by the road of the weights ({:.0f}%)\n",
+               rates->pinned / 1e9, rates->weights / 1e9, 100 * rates->weights / rates->pinned);
+  }
+#else
+  static_cast<void>(backend);
+#endif
+}
+
 void print_header(const engine::Runtime& r, const engine::RuntimeOptions& o, const models::ChipRates& chip) {
   fmt::print("{} on {}, {} SMs, {:.1f} GiB of weights loaded in {:.1f} s ({:.1f} GB/s), KV in {}\n",
              r.config.architecture_name, r.backend->device().chip().name, r.backend->device().chip().units,
@@ -116,6 +127,7 @@ Status bench_decode_gpu(const GpuBenchFlags& f, const engine::RuntimeOptions& op
   const auto rows = part_rows(spans, costs, chip);
   const double took = median(wall), gpu = f.eager ? took : median(busy);
   print_header(r, options, chip);
+  print_upload(*r.backend);
   fmt::print("{:<34}{:>12}\n{:<34}{:>12}\n", "batch", f.batch, "context", f.context);
   fmt::print("{:<34}{:>12.3f} ms (best {:.3f}, {} steps)\n", "time per step, median", took * 1e3,
              *std::min_element(wall.begin(), wall.end()) * 1e3, wall.size());
