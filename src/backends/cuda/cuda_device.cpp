@@ -145,7 +145,7 @@ Result<std::unique_ptr<CudaDevice>> CudaDevice::open() {
   props.location = {cudaMemLocationTypeDevice, {0}};
   CUDA_TRY(cudaMemPoolCreate(&d->pool_, &props));
   d->used_at_start_ = d->chip_.memory_bytes - d->free_bytes();
-  const int threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 1, 8);
+  const int threads = std::clamp(static_cast<int>(std::thread::hardware_concurrency()) * 3 / 4, 1, 12);
   d->uploader_ = std::make_unique<Uploader>(0, threads);
   return d;
 }

@@ -1,5 +1,6 @@
 #include "backends/cuda/linear.h"
 
+#include "backends/cuda/heuristics/dense_choice.h"
 #include "backends/cuda/sm90/gemm/gemm.h"
 #include "backends/cuda/smxx/matrix.h"
 
@@ -43,12 +44,20 @@ bool aligned(const void* data, i64 stride, i64 size) {
 
 }  // namespace
 
-// Our own kernel takes any number of rows and is the faster one nearly everywhere (docs/performance.md); a
-// row's result does not depend on how many there are.
+// Our own kernel takes any number of rows; cuBLASLt those that it can, where it is the faster one.
 Status LinearOps::fp8_linear(const LinearArgs& a, const PackedWeight& w, CudaStream& stream) {
   TRY(is_quantised(a.xq, w.k, "linear xq"));
   const i64 rows = a.xq.codes.shape.rows();
   TRY(is_output(a.out, rows, w.n, "linear out"));
+  if (lt_ && !deterministic_ && CublasLt::takes_fp8(rows, w.n, w.k) && cublaslt_is_faster(rows, w.n, w.k)) {
+    LtProduct p;
+    p.rows = rows, p.n = w.n, p.k = w.k;
+    p.fp8 = true, p.out_f32 = a.out.dtype == DType::kF32;
+    p.x = a.xq.codes.data, p.w = w.data.data(), p.out = a.out.mutable_data();
+    p.x_stride = a.xq.codes.row_stride, p.w_stride = w.k, p.out_stride = a.out.row_stride;
+    p.x_scale = a.xq.scale.as<float>(), p.w_scale = static_cast<const float*>(w.scale.data());
+    return lt_->run(p, stream);
+  }
   GemmFp8Args g;
   g.x = a.xq.codes.data;
   g.x_stride = a.xq.codes.row_stride;
