@@ -98,6 +98,7 @@ Result<void*> CudaStream::grown(Buffer& buffer, i64 bytes, bool host) {
                 "scratch memory of {} bytes is needed while a graph is recorded, {} are there", bytes,
                 buffer.bytes());
   TRY(synchronize());
+  if (recorded_ && buffer.bytes() > 0) kept_.push_back(std::move(buffer));
   buffer = {};
   const i64 size = round_up(bytes + bytes / 4, i64{1} << 16);  // some room: sizes grow step by step
   ASSIGN(buffer, host ? device_.allocate_host(size) : device_.allocate(size));
@@ -241,6 +242,7 @@ i64 CudaDevice::free_bytes() const {
 
 Result<std::unique_ptr<Graph>> CudaDevice::capture(Stream& stream, const std::function<Status()>& work) {
   const cudaStream_t s = handle_of(stream);
+  cuda_stream(stream).note_recording();
   CUDA_TRY(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
   const Status done = work();
   cudaGraph_t graph = nullptr;

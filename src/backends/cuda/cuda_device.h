@@ -35,9 +35,11 @@ class CudaStream final : public Stream {
   // It grows by waiting for the stream, so a recording must find it large enough already: kInternal
   // otherwise.
   Result<void*> scratch(Scratch slot, i64 bytes);
+  // What a recorded graph uses stays alive: after a recording, growing keeps the old memory.
   // Pinned host memory, likewise. Whoever writes it must know that the stream has read what was there before.
   Result<void*> pinned(Scratch slot, i64 bytes);
   bool capturing() const;
+  void note_recording() { recorded_ = true; }
 
  private:
   explicit CudaStream(CudaDevice& device) : device_(device) {}
@@ -45,6 +47,8 @@ class CudaStream final : public Stream {
   CudaDevice& device_;
   cudaStream_t stream_ = nullptr;
   std::array<Buffer, static_cast<std::size_t>(Scratch::kCount)> scratch_, pinned_;
+  bool recorded_ = false;
+  std::vector<Buffer> kept_;  // for graphs
 };
 
 inline CudaStream& cuda_stream(Stream& s) { return static_cast<CudaStream&>(s); }
