@@ -47,7 +47,7 @@ struct MathWarpgroup {
   // Scores of latent boxes [from, to) in the order in which they arrive: this warpgroup's own half is free
   // first. The rope box comes before all.
   __device__ __forceinline__ void issue_scores(int buffer, std::uint32_t parity, int from, int to,
-                                               bool with_rope) {
+                                               bool with_rope, int odd) {
     if (with_rope) {
       mbarrier_wait(&s.k_full[buffer][kRopeBox], parity);
       const std::uint64_t k = wgmma_desc_k_major(s.k[buffer][kRopeBox]);
@@ -62,7 +62,7 @@ struct MathWarpgroup {
     }
 #pragma unroll
     for (int i = from; i < to; ++i) {
-      const int box = (i % 4) + 4 * ((i / 4) ^ wg);
+      const int box = (i % 4) + 4 * ((i / 4) ^ odd);
       const std::uint64_t q = wgmma_desc_k_major(s.q[box]), k = wgmma_desc_k_major(s.k[buffer][box]);
       mbarrier_wait(&s.k_full[buffer][box], parity);
 #pragma unroll
@@ -204,11 +204,11 @@ struct MathWarpgroup {
 
   // The first part of the scores of own page `count`. The rest follows the other's page before it (own_page):
   // that frees a buffer, and its probabilities come at about that time.
-  __device__ __forceinline__ void begin_page(std::uint32_t count) {
+  __device__ __forceinline__ void begin_page(std::uint32_t count, int page) {
     wgmma_hold(score);
     if constexpr (kRopeInRegisters) wgmma_hold(q_rope);
     wgmma_fence();
-    issue_scores(static_cast<int>(count & 1), (count >> 1) & 1, 0, 4, true);
+    issue_scores(static_cast<int>(count & 1), (count >> 1) & 1, 0, 4, true, page & 1);
     wgmma_commit();
   }
 
@@ -218,7 +218,7 @@ struct MathWarpgroup {
                                            bool last_own, std::uint32_t count) {
     const int buffer = static_cast<int>(count & 1);
     if (follows) issue_other(count - 1);
-    issue_scores(buffer, (count >> 1) & 1, 4, 8, false);
+    issue_scores(buffer, (count >> 1) & 1, 4, 8, false, page & 1);
     wgmma_commit();
     wgmma_wait<1>();
     if (follows) release(&s.k_half_free[buffer ^ 1][wg]);
@@ -242,14 +242,14 @@ struct MathWarpgroup {
   }
 
   // Takes up unit number `units_done` of this part: its first own page, if it has one, is begun.
-  __device__ __forceinline__ void begin_unit(int pages, std::uint32_t units_done) {
+  __device__ __forceinline__ void begin_unit(int from, int pages, std::uint32_t units_done) {
     mbarrier_wait(&s.q_full, units_done & 1);
 #pragma unroll
     for (int step = 0; step < 4 && kRopeInRegisters; ++step)
       load_fragment(q_rope + step * 4, smem_address(s.q[kRopeBox]) + fragment_offset(warp, lane, step));
     const int i = first_own();
     if (i < pages)
-      begin_page(pages_done + static_cast<std::uint32_t>(i));
+      begin_page(pages_done + static_cast<std::uint32_t>(i), from + i);
     else
       release(&s.q_free);
   }
@@ -263,7 +263,7 @@ struct MathWarpgroup {
     if (u > last_unit) return;
     Unit unit = part.units[u];
     int first = part.first_page(u), last = part.last_page(u);
-    begin_unit(last - first, 0);
+    begin_unit(first, last - first, 0);
     for (std::uint32_t units_done = 0;; ++units_done) {
       const int first_token = (part.tile * kTileRows + unit.local) / p.heads;
       const int first_limit = p.tree_mask != nullptr ? unit.base : unit.base + first_token + 1;
@@ -276,7 +276,7 @@ struct MathWarpgroup {
         const std::uint32_t count = pages_done + static_cast<std::uint32_t>(i);
         own_page(unit, first + i, first_limit, i > 0, i + 2 >= n, count);
         i += 2;
-        if (i < n) begin_page(count + 2);
+        if (i < n) begin_page(count + 2, first + i);
       }
       pages_done += static_cast<std::uint32_t>(n);
       const bool partial = first > 0 || last < unit.pages;
@@ -302,7 +302,7 @@ struct MathWarpgroup {
       else
         write_out(done, t);
       if (!more) return;
-      begin_unit(last - first, units_done + 1);
+      begin_unit(first, last - first, units_done + 1);
     }
   }
 
