@@ -13,7 +13,8 @@ function(trireme_compile_options target)
   target_compile_options(${target} PRIVATE
     "$<$<COMPILE_LANGUAGE:CXX>:${TRIREME_WARNINGS}>" "$<$<COMPILE_LANGUAGE:CUDA>:${TRIREME_CUDA_FLAGS}>")
   if(TRIREME_SANITIZE)
-    target_compile_options(${target} PUBLIC -fsanitize=${TRIREME_SANITIZE} -fno-omit-frame-pointer -g -O1)
+    target_compile_options(${target} PUBLIC
+      "$<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${TRIREME_SANITIZE};-fno-omit-frame-pointer;-g;-O1>")
     target_link_options(${target} PUBLIC -fsanitize=${TRIREME_SANITIZE})
   endif()
 endfunction()

@@ -41,10 +41,13 @@ Result<models::ChipRates> rates_of(Backend& backend) {
 
 void print_upload(Backend& backend) {
 #ifdef TRIREME_CUDA
-  if (const auto rates = cuda::measured_upload(backend)) {
-    fmt::print("host to GPU {:.1f} GB/s pinned; {:.1f} GB/s by the road of the weights ({:.0f}%)\n",
-               rates->pinned / 1e9, rates->weights / 1e9, 100 * rates->weights / rates->pinned);
+  const auto rates = cuda::measured_upload(backend);
+  if (!rates) {
+    fmt::print("host to GPU not measured: {}\n", rates.error().message);
+    return;
   }
+  fmt::print("host to GPU {:.1f} GB/s pinned; {:.1f} GB/s by the road of the weights ({:.0f}%)\n",
+             rates->pinned / 1e9, rates->weights / 1e9, 100 * rates->weights / rates->pinned);
 #else
   static_cast<void>(backend);
 #endif

@@ -50,6 +50,11 @@ Result<engine::RuntimeOptions> options_of(const BenchFlags& f) {
   if (f.ep_slice > 1 && !options.dummy)
     return invalid(
         "--ep-slice measures one rank's share with dummy weights: use --geometry or --load-format dummy");
+  if (f.ep_slice > 1) {
+    ASSIGN(const auto config, engine::config_of(options));
+    if (config.architecture != models::Architecture::kDeepseekV3 || config.moe.experts < f.ep_slice / 2)
+      return invalid("--ep-slice {}: only for DeepSeek-V3 with so many experts", f.ep_slice);
+  }
   options.ep_slice = f.ep_slice;
   return options;
 }
@@ -85,7 +90,8 @@ Status run_decode(const BenchFlags& flags) {
     return invalid("--batch, --context and --steps must be at least 1");
   ASSIGN(auto options, options_of(flags));
   const i64 most = i64{flags.context} + flags.warmup + flags.steps + 8;
-  if (options.max_model_len == 0) options.max_model_len = most;
+  ASSIGN(const auto config, engine::config_of(options));
+  if (options.max_model_len == 0) options.max_model_len = std::min(most, config.max_position_embeddings);
   ASSIGN(auto r, engine::load_runtime(options));
   if (on_gpu(r)) return bench_decode_gpu(gpu_flags(flags), options, std::move(r));
   const i64 room = i64{flags.context} + flags.warmup + flags.steps + 1;

@@ -106,6 +106,7 @@ Status DecodeGraphs::fill(std::span<const Slice> slices, i64 size) {
     array(kSlots)[i] = slot_of(s, s.start);
     array(kContext)[i] = static_cast<i32>(s.start + 1);
     const auto used = static_cast<std::size_t>(s.start / kKvBlockTokens + 1);
+    CHECK(s.blocks.size() >= used, "a slice at position {} has {} blocks", s.start, s.blocks.size());
     std::memcpy(staged + static_cast<i64>(i) * max_blocks_, s.blocks.data(), used * 4);
   }
   for (std::size_t i = slices.size(); i < static_cast<std::size_t>(size); ++i) {

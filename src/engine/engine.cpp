@@ -170,8 +170,9 @@ class EngineImpl final : public Engine {
       if (finished) {
         --uncommitted_;
         ++totals_.steps;
+        auto outputs = scheduler_.commit(finished->plan, finished->outcome.result);
         note_lost(finished->outcome.result.error);
-        deliver(scheduler_.commit(finished->plan, finished->outcome.result), &*finished);
+        deliver(std::move(outputs), &*finished);
       }
       scheduler_.expire(clock_.now());  // also while two steps are under way, when nothing is planned
       while (uncommitted_ < 2 && scheduler_.has_work()) {
@@ -294,6 +295,7 @@ class EngineImpl final : public Engine {
       e.cached_tokens = o.cached_tokens;
       e.queue_seconds = seconds(live->second.started.value_or(clock_.now()) - live->second.submitted);
       if (o.finish == sched::Finish::kError || o.finish == sched::Finish::kDeadline) e.error = o.error;
+      if (o.finish == sched::Finish::kCancelled && lost_) e.finish = FinishReason::kError, e.error = lost_;
       const bool last = o.finish != sched::Finish::kNone;
       if (last) {
         ++totals_.requests_finished[static_cast<int>(e.finish)];
@@ -386,6 +388,9 @@ Result<i64> kv_blocks_for(const EngineOptions& options, const KvLayout& layout, 
 
 Result<MemoryLedger> ledger_for(const EngineOptions& options, const models::ModelConfig& config,
                                 Backend& backend, i64 max_model_len, DType kv_dtype, i64 loaded_weights) {
+  if (options.max_num_seqs < 1) return invalid("--max-num-seqs {}: must be at least 1", options.max_num_seqs);
+  if (options.max_num_batched_tokens < 1)
+    return invalid("--max-num-batched-tokens {}: must be at least 1", options.max_num_batched_tokens);
   if (!(options.gpu_memory_utilization > 0 && options.gpu_memory_utilization <= 1))
     return invalid("--gpu-memory-utilization {}: must be above 0 and at most 1",
                    options.gpu_memory_utilization);
@@ -407,6 +412,10 @@ Result<std::unique_ptr<Engine>> make_engine(const EngineOptions& options, Runtim
   auto owned = std::make_unique<Runtime>(std::move(given));
   Runtime& runtime = *owned;
   Device& device = runtime.backend->device();
+  if (runtime.backend->tokens_apart() && options.max_num_batched_tokens > kMostTokensApart)
+    return invalid(
+        "--max-num-batched-tokens {}: with --deterministic on a GPU a step holds at most {} tokens",
+        options.max_num_batched_tokens, kMostTokensApart);
   const KvLayout layout = runtime.model->kv_layout(runtime.kv_dtype);
   std::optional<MemoryLedger> ledger;
   i64 blocks = 0;

@@ -23,6 +23,8 @@ StepOutcome Executor::execute(const sched::StepPlan& plan) {
   }
   if (!done) {
     outcome.result.error = std::move(done).error();
+    // What was queued before the failure still reads what the next step writes.
+    static_cast<void>(runner_.stream().synchronize());
     // The sequences live on in the executor until the scheduler lets them depart; keep one token each, so
     // that a slice planned ahead still finds its input.
     for (const auto& slice : plan.ranks[0].slices) {

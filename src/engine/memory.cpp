@@ -80,7 +80,7 @@ Result<MemoryLedger> memory_ledger(const models::ModelConfig& config, models::We
 
   // A step is all prompt, of one sequence or of many, or all absorbed: whichever takes the most.
   const i64 tokens = o.max_num_batched_tokens, seqs = std::min(o.max_num_seqs, tokens);
-  for (const i64 n : {i64{1}, seqs}) {
+  for (const i64 n : {i64{1}, backend.tokens_apart() ? tokens : seqs}) {
     for (const bool absorbed : {false, true}) {
       ASSIGN(const i64 bytes,
              workspace(*model, *shapes, o, {tokens, n, o.max_model_len, absorbed || o.absorb_all}));

@@ -5,6 +5,7 @@
 #include "backends/cuda/cuda_backend.h"
 #endif
 #include "base/clock.h"
+#include "base/log.h"
 #include "models/geometry.h"
 
 namespace trireme::engine {
@@ -16,8 +17,10 @@ Result<std::unique_ptr<Backend>> make_backend(const RuntimeOptions& options) {
 #ifdef TRIREME_CUDA
   if (options.device == "cuda" || (options.device == "auto" && !options.oracle && cuda::cuda_present())) {
     if (options.oracle) return invalid("--oracle is the reference on the CPU: leave out --device cuda");
-    return cuda::make_cuda_backend(
+    auto backend = cuda::make_cuda_backend(
         {.fp8_activations = options.fp8_activations, .deterministic = options.deterministic});
+    if (backend || options.device == "cuda") return backend;
+    spdlog::warn("the GPU cannot be used ({}); going on with the CPU", backend.error().message);
   }
 #else
   if (options.device == "cuda") {

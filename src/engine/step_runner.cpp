@@ -64,6 +64,10 @@ Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
     }
     last.push_back(single.size() - 1);
   }
+  if (static_cast<i64>(single.size()) > kMostTokensApart)
+    return invalid(
+        "{} tokens in one step: with --deterministic on a GPU at most {} are possible; use smaller chunks",
+        single.size(), kMostTokensApart);
   ASSIGN(auto out, run_whole(single));
   std::vector<i64> rows;
   for (std::size_t i = 0; i < slices.size(); ++i)

@@ -15,6 +15,9 @@ namespace trireme::engine {
 // 16K tokens of DeepSeek-V3 are 1 GiB once expanded.
 inline constexpr i64 kExpandedContext = 16384;
 
+// Where tokens are computed apart, a step of more would run on another kernel, with other bits.
+inline constexpr i64 kMostTokensApart = 4096;
+
 class StepRunner {
  public:
   // expanded_context: cached tokens that MLA expands at once, beyond one sequence's own; bounds the

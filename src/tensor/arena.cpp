@@ -14,7 +14,7 @@ Result<View> Arena::take(DType dtype, Shape shape) {
     used_ = 0;
   }
   if (chunk_ == chunks_.size()) {
-    ASSIGN(auto chunk, device_.allocate(std::max({bytes, kSmallestChunk, reserved_bytes()})));
+    ASSIGN(auto chunk, device_.allocate(std::max({bytes, kSmallestChunk, planned_ ? 0 : reserved_bytes()})));
     chunks_.push_back(std::move(chunk));
     used_ = 0;
   }
@@ -30,6 +30,7 @@ Status Arena::reserve(i64 bytes) {
   CHECK(chunk_ == 0 && used_ == 0, "an arena in use");
   if (reserved_bytes() >= bytes) return {};
   chunks_.clear();
+  planned_ = true;
   ASSIGN(auto chunk, device_.allocate(bytes));
   chunks_.push_back(std::move(chunk));
   return {};

@@ -41,6 +41,7 @@ class Arena {
   std::size_t chunk_ = 0;  // the one being filled
   i64 used_ = 0;           // of it
   i64 peak_ = 0;
+  bool planned_ = false;  // its size was reserved: what is missing is little
 };
 
 // Gives back what was taken in a scope.

@@ -72,7 +72,11 @@ class CudaBackend final : public Backend {
     return keeps_fp8(n, k, stored, options_.fp8_activations);
   }
   bool stacks() const override { return true; }
-  Status finish_loading() override { return device_->uploader().finish(); }
+  Status finish_loading() override {
+    TRY(device_->uploader().finish());
+    auto stream = device_->make_stream();
+    return device_->products().warm(cuda_stream(*stream));
+  }
   i64 attention_plan_bytes(const PlanAttentionArgs& args) const override {
     return cuda::attention_plan_bytes(args, *device_);
   }
@@ -85,8 +89,11 @@ class CudaBackend final : public Backend {
 }  // namespace
 
 bool cuda_present() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+  int count = 0, major = 0, minor = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess && count > 0 &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess &&
+         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0) == cudaSuccess && major == 9 &&
+         minor == 0;
 }
 
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options) {

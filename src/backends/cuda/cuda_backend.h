@@ -18,7 +18,7 @@ struct CudaOptions {
 // kUnsupported when there is no GPU that the kernels run on; the message says what is missing.
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options = {});
 
-// Whether make_cuda_backend would find a GPU. Starts nothing on it.
+// Whether there is a GPU that the kernels run on. Starts nothing on it.
 bool cuda_present();
 
 // How this backend keeps a matrix; the same wherever it is asked, so that a ledger can be made without a GPU.

@@ -13,11 +13,13 @@ inline Status status_of(cudaError_t e, const char* what) {
   if (e == cudaSuccess) return {};
   if (e == cudaErrorMemoryAllocation)
     return fail(ErrorCode::kResourceExhausted, "{}: the GPU is out of memory", what);
-  const bool sticky = e == cudaErrorIllegalAddress || e == cudaErrorLaunchFailure ||
-                      e == cudaErrorECCUncorrectable || e == cudaErrorHardwareStackError ||
-                      e == cudaErrorIllegalInstruction || e == cudaErrorMisalignedAddress ||
-                      e == cudaErrorAssert || e == cudaErrorDevicesUnavailable ||
-                      e == cudaErrorLaunchTimeout || e == cudaErrorUnknown;
+  const bool sticky =
+      e == cudaErrorIllegalAddress || e == cudaErrorLaunchFailure || e == cudaErrorECCUncorrectable ||
+      e == cudaErrorHardwareStackError || e == cudaErrorIllegalInstruction ||
+      e == cudaErrorMisalignedAddress || e == cudaErrorAssert || e == cudaErrorDevicesUnavailable ||
+      e == cudaErrorLaunchTimeout || e == cudaErrorUnknown || e == cudaErrorInvalidAddressSpace ||
+      e == cudaErrorInvalidPc || e == cudaErrorNvlinkUncorrectable || e == cudaErrorContained ||
+      e == cudaErrorMpsClientTerminated || e == cudaErrorSystemNotReady || e == cudaErrorNoDevice;
   return fail(sticky ? ErrorCode::kUnavailable : ErrorCode::kInternal, "{}: {} ({})", what,
               cudaGetErrorString(e), cudaGetErrorName(e));
 }

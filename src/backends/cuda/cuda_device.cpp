@@ -13,7 +13,7 @@ namespace {
 // Buffers from here on come from cudaMalloc: what other processes and network cards may be given.
 constexpr i64 kFromDriver = i64{256} << 20;
 // Copies from here on go through the uploader's pinned memory.
-constexpr i64 kUpload = 1 << 20;
+constexpr i64 kUpload = 64 << 20;
 
 class CudaGraph final : public Graph {
  public:
@@ -191,21 +191,26 @@ Result<Buffer> CudaDevice::allocate(i64 bytes) {
                 size >> 20, free_bytes() >> 20, chip_.memory_bytes >> 20);
   }
   CUDA_TRY(e);
-  *allocated_ += size;
-  std::shared_ptr<void> owner(data, [size, pooled, stream = pool_stream_, counter = allocated_](void* p) {
+  std::shared_ptr<void> owner(data, [pooled, stream = pool_stream_](void* p) {
     cudaDeviceSynchronize();  // whatever stream still reads it
     if (pooled)
       cudaFreeAsync(p, stream);
     else
       cudaFree(p);
-    *counter -= size;
   });
   return Buffer(std::move(owner), data, size);
 }
 
 Result<Buffer> CudaDevice::allocate_host(i64 bytes) {
   void* data = nullptr;
-  CUDA_TRY(cudaHostAlloc(&data, static_cast<std::size_t>(std::max<i64>(bytes, 1)), cudaHostAllocDefault));
+  const cudaError_t e =
+      cudaHostAlloc(&data, static_cast<std::size_t>(std::max<i64>(bytes, 1)), cudaHostAllocDefault);
+  if (e == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return fail(ErrorCode::kResourceExhausted, "the host has no {} MiB of memory to pin for the GPU",
+                bytes >> 20);
+  }
+  CUDA_TRY(e);
   return Buffer(std::shared_ptr<void>(data, [](void* p) { cudaFreeHost(p); }), data, bytes);
 }
 

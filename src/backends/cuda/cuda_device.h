@@ -6,7 +6,6 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
-#include <atomic>
 #include <memory>
 
 #include "backends/cuda/cuda_check.h"
@@ -19,7 +18,7 @@ class CudaDevice;
 class LinearOps;
 
 // What a stream lends to the calls on it. Each slot belongs to one family of kernels.
-enum class Scratch : u8 { kLinear, kAttention, kMoe, kSample, kCudnn, kCount };
+enum class Scratch : u8 { kLinear, kSums, kAttention, kSample, kCount };
 
 class CudaStream final : public Stream {
  public:
@@ -61,7 +60,7 @@ class CudaDevice final : public Device {
   ~CudaDevice() override;
 
   const Chip& chip() const override { return chip_; }
-  // Never fails: a stream that could not be made reports it at its first use.
+  // REQUIRES: a GPU that works; a stream takes next to nothing of it.
   std::unique_ptr<Stream> make_stream() override;
   // From a stream-ordered pool; large buffers straight from the driver, as transports need them. 256-byte
   // aligned.
@@ -86,14 +85,12 @@ class CudaDevice final : public Device {
   LinearOps& products() const { return *products_; }
   bool deterministic() const { return deterministic_; }
   Uploader& uploader() { return *uploader_; }
-  i64 allocated_bytes() const { return *allocated_; }  // by live Buffers
 
  private:
   CudaDevice();
 
   Chip chip_;
   i64 used_at_start_ = 0;
-  std::shared_ptr<std::atomic<i64>> allocated_ = std::make_shared<std::atomic<i64>>(0);
   cudaMemPool_t pool_ = nullptr;
   cudaStream_t pool_stream_ = nullptr;
   std::unique_ptr<Uploader> uploader_;

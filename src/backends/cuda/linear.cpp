@@ -83,7 +83,7 @@ Status LinearOps::bf16_linear(const LinearArgs& a, const PackedWeight& w, CudaSt
   if (rows == 0) return {};
   View out = a.out;
   if (w.terms > 1 && a.out.dtype != DType::kF32) {  // the terms are added up in float32
-    ASSIGN(void* sum, stream.scratch(Scratch::kMoe, rows * w.n * 4));
+    ASSIGN(void* sum, stream.scratch(Scratch::kSums, rows * w.n * 4));
     out = View(sum, DType::kF32, {rows, w.n});
   }
   const bool f32 = out.dtype == DType::kF32;
@@ -143,6 +143,25 @@ Status LinearOps::linear(const LinearArgs& a, CudaStream& stream) {
                         .rows = a.out.shape.rows(),
                         .n = w.n},
                        stream.handle()));
+  return {};
+}
+
+Status LinearOps::warm(CudaStream& stream) {
+  constexpr i64 kMostRows = 8192;
+  if (!lt_ || deterministic_) return {};
+  for (const auto& [n, k, fp8] : shapes_) {
+    if (fp8 && !(CublasLt::takes_fp8(8, n, k) && cublaslt_is_faster(kMostRows, n, k))) continue;
+    LtProduct p;
+    p.rows = kMostRows, p.n = n, p.k = k, p.fp8 = fp8;
+    p.x_stride = p.w_stride = k, p.out_stride = n;
+    // Only asked about, never read.
+    p.x_scale = p.w_scale = reinterpret_cast<const float*>(std::uintptr_t{256});
+    for (const bool f32 : {false, true}) {
+      p.out_f32 = f32;
+      // A shape that the library refuses is refused by name when it is multiplied.
+      static_cast<void>(lt_->warm(p, stream));
+    }
+  }
   return {};
 }
 

@@ -1,5 +1,7 @@
 // Matrix products of the Ops table: weights as they lie on the GPU, and which kernel multiplies with them.
 #pragma once
+#include <set>
+
 #include "backends/cuda/cublaslt/cublaslt.h"
 #include "backends/cuda/cuda_device.h"
 #include "ops/ops.h"
@@ -31,6 +33,9 @@ class LinearOps {
   Status prepare(CudaDevice& device, LinearWeight& w);
   Status prepare_group(CudaDevice& device, GroupWeight& g);
   Status linear(const LinearArgs& a, CudaStream& stream);
+  // Has cuBLASLt choose its algorithms for the shapes prepared so far, for every size class of rows of a
+  // step.
+  Status warm(CudaStream& stream);
   Status head_linear(const HeadLinearArgs& a, CudaStream& stream);
   Status grouped_linear(const GroupedLinearArgs& a, CudaStream& stream);
 
@@ -40,6 +45,12 @@ class LinearOps {
 
   std::unique_ptr<CublasLt> lt_;  // null where the library is missing: our own kernels do it all
   bool fp8_, deterministic_;
+  struct Shape {
+    i64 n, k;
+    bool fp8;
+    auto operator<=>(const Shape&) const = default;
+  };
+  std::set<Shape> shapes_;  // of matrices, each multiplied alone
 };
 
 // Bytes that one [n, k] matrix stored as `stored` takes. float32: its worst case, three terms.

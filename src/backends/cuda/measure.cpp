@@ -28,7 +28,7 @@ Result<double> measured_copy_bandwidth(Backend& backend) {
 }
 
 Result<UploadRates> measured_upload(Backend& backend) {
-  constexpr i64 kBytes = i64{4} << 30, kPinned = i64{512} << 20;
+  constexpr i64 kBytes = i64{2} << 30, kPinned = i64{512} << 20;
   auto& device = static_cast<CudaDevice&>(backend.device());
   ASSIGN(auto to, device.allocate(kBytes));
   ASSIGN(auto pinned, device.allocate_host(kPinned));

@@ -87,6 +87,14 @@ Status pack(CudaDevice& device, std::span<const LinearWeight> members, DType sto
   const i64 elements = packed.n * packed.k;
   const bool from_fp8 = stored == DType::kF8E4M3 && !packed.fp8;
   ASSIGN(packed.data, device.allocate(packed.count * elements * (packed.fp8 ? 1 : 2)));
+  // Nothing may be freed while pieces of it are still on their way, whatever fails below.
+  struct Arrived {
+    Uploader& uploader;
+    bool needed = true;
+    ~Arrived() {
+      if (needed) static_cast<void>(uploader.wait());
+    }
+  } arrived{device.uploader()};
   Buffer codes;  // of FP8 that is to become BF16
   if (from_fp8) {
     ASSIGN(codes, device.allocate(packed.count * elements));
@@ -104,6 +112,7 @@ Status pack(CudaDevice& device, std::span<const LinearWeight> members, DType sto
     ASSIGN(auto scale, upload_scales(device, members, rows, cols));
     if (packed.fp8) {
       packed.scale = std::move(scale);
+      arrived.needed = false;
       return {};
     }
     TRY(device.uploader().wait());
@@ -127,6 +136,7 @@ Status pack(CudaDevice& device, std::span<const LinearWeight> members, DType sto
     CUDA_TRY(f16_to_bf16(packed.data.data(), packed.count * elements, handle_of(*stream)));
     return stream->synchronize();
   }
+  arrived.needed = false;
   return {};
 }
 
@@ -170,6 +180,7 @@ Status LinearOps::prepare(CudaDevice& device, LinearWeight& w) {
     packed->fp8 = keeps_fp8(w.n, w.k, stored, fp8_);
     TRY(pack(device, {&w, 1}, stored, *packed));
   }
+  shapes_.insert({w.n, w.k, packed->fp8});
   w.fp8_input = packed->fp8;
   w.stored_bytes = packed->data.bytes() + packed->scale.bytes();
   w.packed = std::move(packed);
@@ -184,7 +195,9 @@ Status LinearOps::prepare_group(CudaDevice& device, GroupWeight& g) {
     TRY(check(parts, g.transposed ? g.n : g.k));
     if (parts[0].weight.dtype != stored) return invalid("prepare: a group of different types");
   }
-  if (stored == DType::kF32) return fail(ErrorCode::kUnsupported, "prepare: groups of float32 matrices");
+  if (stored == DType::kF32)
+    return fail(ErrorCode::kUnsupported,
+                "experts stored in float32: convert the checkpoint to bfloat16, or use --device cpu");
   auto packed = std::make_shared<PackedWeight>();
   packed->n = g.n, packed->k = g.k, packed->count = g.count(), packed->transposed = g.transposed;
   packed->fp8 = !g.per_head && keeps_fp8(g.n, g.k, stored, fp8_);

@@ -24,7 +24,6 @@ void Uploader::copy(void* device, const void* host, i64 bytes, std::shared_ptr<c
                      std::min(kPiece, bytes - at), owner});
     ++pending_;
   }
-  copied_ += bytes;
   more_.notify_all();
 }
 
@@ -100,11 +99,6 @@ void Uploader::stop() {
   }
   for (auto& t : threads_) t.join();
   threads_.clear();
-}
-
-i64 Uploader::copied_bytes() const {
-  const std::lock_guard lock(mutex_);
-  return copied_;
 }
 
 }  // namespace trireme::cuda

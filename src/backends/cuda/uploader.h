@@ -1,7 +1,8 @@
 // The road of the weights: from mapped files through pinned memory to the GPU, on several threads, since one
 // thread's memcpy is slower than the bus.
 //
-// Thread-safe. Jobs are taken in order; what a job reads stays alive through its owner.
+// copy() and wait() from any thread, finish() when no other thread copies. Jobs are taken in order; what a
+// job reads stays alive through its owner.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -30,7 +31,6 @@ class Uploader {
   Status wait();
   // Waits, ends the threads and gives their pinned memory back; the next copy() starts them again.
   Status finish();
-  i64 copied_bytes() const;
 
  private:
   struct Job {
@@ -50,7 +50,6 @@ class Uploader {
   int pending_ = 0;  // queued, or copied by the host and not yet known to have arrived
   bool stopping_ = false;
   cudaError_t error_ = cudaSuccess;
-  i64 copied_ = 0;
   std::vector<std::thread> threads_;
 };
 

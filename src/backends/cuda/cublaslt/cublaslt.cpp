@@ -10,6 +10,7 @@
 namespace trireme::cuda {
 namespace {
 
+constexpr std::size_t kMostPlans = 8192;   // descriptors of one product with one number of rows each
 constexpr i64 kWorkspace = i64{32} << 20;  // what NVIDIA advises for Hopper
 
 // The shared size class of a number of rows: powers of two and their halves between.
@@ -153,6 +154,7 @@ Result<CublasLt::Plan*> CublasLt::plan_for(const LtProduct& p) {
       fmt::format("{} {} {} {}{}{} {} {} {} {} {} {}", p.n, p.k, p.batch, p.fp8, p.out_f32, p.w_transposed,
                   p.x_stride, p.w_stride, p.out_stride, p.x_next, p.w_next, p.out_next);
   const std::lock_guard lock(mutex_);
+  if (plans_.size() > kMostPlans) plans_.clear();
   auto& exact = plans_[fmt::format("{} x {}", p.rows, what)];
   if (exact) return exact.get();
   auto& of_class = plans_[fmt::format("class {} x {}", size_class(p.rows), what)];
@@ -195,8 +197,8 @@ Status CublasLt::run(const LtProduct& p, CudaStream& stream) {
 Status CublasLt::warm(LtProduct p, CudaStream& stream) {
   TRY(stream.scratch(Scratch::kLinear, kWorkspace));
   const i64 most = p.rows;
-  for (i64 rows = 1; rows <= most; rows = size_class(rows + 1)) {
-    p.rows = p.fp8 ? round_up(rows, 8) : rows;
+  for (i64 rows = 8; rows <= most; rows = size_class(rows + 1)) {
+    p.rows = rows;
     TRY(plan_for(p));
   }
   return {};
