@@ -78,7 +78,8 @@ void EngineFlags::add(CLI::App& app) {
   app.add_flag("--disable-radix-cache,--no-enable-prefix-caching", no_prefix_caching,
                "Share no KV between requests");
   app.add_option("--kv-cache-memory-bytes", kv_memory,
-                 "Memory for KV, as in 4G; default: on a GPU what is left of it, else what full contexts need, at most a "
+                 "Memory for KV, as in 4G; default: on a GPU what is left of it, else what full contexts "
+                 "need, at most a "
                  "quarter of memory");
   app.add_option("--gpu-memory-utilization,--mem-fraction-static", o.gpu_memory_utilization,
                  "On a GPU: share of its memory to use; what weights and workspace leave is KV")
