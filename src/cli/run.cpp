@@ -16,7 +16,7 @@ constexpr Command kCommands[] = {
     {"score", "Logits and greedy continuations of prompts, as JSON lines", add_score},
     {"eval", "Perplexity and bits per byte of held-out text", add_eval},
     {"inspect", "What a model is and the memory it takes, before anything loads", add_inspect},
-    {"bench", "Measure: decode, prefill, serve", add_bench},
+    {"bench", "Measure: kernels, decode, prefill, serve", add_bench},
 };
 
 constexpr const char* kExamples = R"(

@@ -103,6 +103,7 @@ SampleRow Executor::row_for(const Sequence& seq) {
 }
 
 Status Executor::sample(const sched::RankPlan& plan, const StepRunner::Output& logits, StepOutcome& outcome) {
+  const NamedRange range(runtime_.backend->device(), "sample");
   const i64 vocab = runtime_.config.vocab_size;
   // Logits lie in the order of the runner's rows; the result is in the plan's.
   std::vector<SampleRow> rows(static_cast<std::size_t>(logits.logits.shape.rows()));

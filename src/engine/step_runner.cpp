@@ -78,6 +78,7 @@ Result<StepRunner::Output> StepRunner::run(std::span<const Slice> slices) {
 
 Result<StepRunner::Output> StepRunner::run_whole(std::span<const Slice> slices) {
   if (graphs_ && graphs_->covers(slices)) {
+    const NamedRange range(backend_.device(), "decode step");
     Output out;
     for (std::size_t i = 0; i < slices.size(); ++i) out.first_row.push_back(static_cast<i64>(i));
     if (timeline_ != nullptr) TRY(timeline_->mark(*stream_, "graph"));
@@ -85,6 +86,7 @@ Result<StepRunner::Output> StepRunner::run_whole(std::span<const Slice> slices) 
     if (timeline_ != nullptr) TRY(timeline_->mark(*stream_, "between graphs"));
     return out;
   }
+  const NamedRange range(backend_.device(), "eager step");
   arena_.reset();
   host_.clear();
   Output out;

@@ -98,4 +98,16 @@ class Device {
   virtual void range_pop() {}
 };
 
+// Names what a scope does for a profiler that is attached.
+class NamedRange {
+ public:
+  NamedRange(Device& device, const char* name) : device_(device) { device_.range_push(name); }
+  ~NamedRange() { device_.range_pop(); }
+  NamedRange(const NamedRange&) = delete;
+  NamedRange& operator=(const NamedRange&) = delete;
+
+ private:
+  Device& device_;
+};
+
 }  // namespace trireme
