@@ -285,7 +285,7 @@ struct GroupedLinearArgs {
 
 struct MoeCombineArgs {
   ConstView rows;    // [tokens * top_k, hidden] act
-  In<i32> row_of;    // [tokens, top_k]
+  In<i32> row_of;    // [tokens, top_k]; negative: a pair that went nowhere adds nothing
   In<float> weight;  // [tokens, top_k]
   int top_k = 1;
   bool accumulate = false;  // out += the weighted sum, else out = it; summed in the order of the choices

@@ -36,9 +36,9 @@ Status count(std::span<T> s, i64 n, const char* what) {
   return {};
 }
 
-Status in_range(In<i32> s, i64 end, const char* what) {
+Status in_range(In<i32> s, i64 end, const char* what, i32 least = 0) {
   for (const i32 v : s)
-    if (v < 0 || v >= end) return invalid("{}: {} is outside [0, {})", what, v, end);
+    if (v < least || v >= end) return invalid("{}: {} is outside [{}, {})", what, v, least, end);
   return {};
 }
 
@@ -254,7 +254,7 @@ Status check(const MoePermuteArgs& a) {
   TRY(count(a.row_of, pairs, "moe_permute row_of"));
   TRY(count(a.expert_end, a.experts, "moe_permute expert_end"));
   TRY(matrix(a.rows, pairs, a.x.shape.cols(), "moe_permute rows"));
-  return in_range(a.expert, a.experts, "expert");
+  return in_range(a.expert, a.experts, "expert", -1);
 }
 
 Status check(const GroupedLinearArgs& a) {
@@ -283,7 +283,7 @@ Status check(const MoeCombineArgs& a) {
   TRY(count(a.weight, pairs, "moe_combine weight"));
   if (a.rows.shape.cols() != a.out.shape.cols())
     return invalid("moe_combine: rows of {} into {}", a.rows.shape.cols(), a.out.shape.cols());
-  return in_range(a.row_of, a.rows.shape.rows(), "row");
+  return in_range(a.row_of, a.rows.shape.rows(), "row", -1);
 }
 
 Status check(const GatherRowsArgs& a) {

@@ -87,16 +87,18 @@ Status moe_gate(const MoeGateArgs& a, Stream& stream) {
 Status moe_permute(const MoePermuteArgs& a, Stream& stream) {
   TRY(check(a));
   std::vector<i32> next(static_cast<std::size_t>(a.experts) + 1, 0);
-  for (const i32 e : a.expert) ++next[static_cast<std::size_t>(e) + 1];
+  for (const i32 e : a.expert)
+    if (e >= 0) ++next[static_cast<std::size_t>(e) + 1];
   for (std::size_t e = 0; e < static_cast<std::size_t>(a.experts); ++e)
     a.expert_end[e] = next[e + 1] += next[e];
   for (std::size_t i = 0; i < a.expert.size(); ++i)
-    a.row_of[i] = next[static_cast<std::size_t>(a.expert[i])]++;
+    a.row_of[i] = a.expert[i] < 0 ? -1 : next[static_cast<std::size_t>(a.expert[i])]++;
   const i64 n = a.x.shape.cols(), grain = std::max<i64>(1, (16 << 10) / n);
   cpu(stream).pool.parallel_for(static_cast<i64>(a.expert.size()), grain, [&](i64 begin, i64 end, int) {
     for (i64 i = begin; i < end; ++i)
-      std::memcpy(a.rows.mutable_row(a.row_of[static_cast<std::size_t>(i)]), a.x.row(i / a.top_k),
-                  static_cast<std::size_t>(n) * 4);
+      if (a.row_of[static_cast<std::size_t>(i)] >= 0)
+        std::memcpy(a.rows.mutable_row(a.row_of[static_cast<std::size_t>(i)]), a.x.row(i / a.top_k),
+                    static_cast<std::size_t>(n) * 4);
   });
   return {};
 }
@@ -111,6 +113,7 @@ Status moe_combine(const MoeCombineArgs& a, Stream& stream) {
       if (!a.accumulate) std::fill(out, out + n, 0.0f);
       for (i64 i = t * a.top_k; i < (t + 1) * a.top_k; ++i) {
         const auto at = static_cast<std::size_t>(i);
+        if (a.row_of[at] < 0) continue;
         s.kernels.scale_add(out, 1.0f, static_cast<const float*>(a.rows.row(a.row_of[at])), a.weight[at], n);
       }
     }
