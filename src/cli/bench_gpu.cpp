@@ -3,37 +3,23 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 
-#include "base/rng.h"
 #include "cli/bench_parts.h"
+#include "cli/bench_tools.h"
 #include "engine/direct.h"
 #ifdef TRIREME_CUDA
+#include "backends/cuda/bench/bench_kernels.h"
 #include "backends/cuda/measure.h"
 #endif
 
 namespace trireme::cli {
 namespace {
 
-// Dense rates of the H100/H200 datasheet: no version of a product is faster.
-constexpr double kFp8Flops = 1979e12, kBf16Flops = 989e12;
-
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v[v.size() / 2];
-}
-
-std::vector<i32> random_tokens(i64 n, i64 vocab) {
-  Rng rng(1);
-  std::vector<i32> ids(static_cast<std::size_t>(n));
-  for (auto& id : ids) id = static_cast<i32>(rng.below(static_cast<u64>(vocab)));
-  return ids;
-}
-
 Result<models::ChipRates> rates_of(Backend& backend) {
 #ifdef TRIREME_CUDA
   ASSIGN(const double bandwidth, cuda::measured_copy_bandwidth(backend));
-  return models::ChipRates{.bandwidth = bandwidth, .fp8_flops = kFp8Flops, .bf16_flops = kBf16Flops};
+  return models::ChipRates{
+      .bandwidth = bandwidth, .fp8_flops = cuda::kDatasheetFp8, .bf16_flops = cuda::kDatasheetBf16};
 #else
   return fail(ErrorCode::kUnsupported, "{} is not a GPU", backend.name());
 #endif
@@ -66,14 +52,6 @@ void print_header(const engine::Runtime& r, const engine::RuntimeOptions& o, con
       "copy bandwidth {:.2f} TB/s (read + write, measured now); peaks {:.0f} / {:.0f} TFLOPS FP8 / BF16 "
       "(datasheet)\n\n",
       chip.bandwidth / 1e12, chip.fp8_flops / 1e12, chip.bf16_flops / 1e12);
-}
-
-Status write_json(const std::string& path, const Json& json) {
-  if (path.empty()) return {};
-  std::ofstream out(path);
-  out << json.dump(2) << "\n";
-  if (!out) return fail(ErrorCode::kUnavailable, "--json: cannot write {}", path);
-  return {};
 }
 
 // One token for every sequence, and the choice of the next.

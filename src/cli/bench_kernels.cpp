@@ -111,8 +111,8 @@ Status run(const KernelFlags& f) {
 #else
 
 Status run(const KernelFlags&) {
-  return fail(ErrorCode::kUnsupported,
-              "{}: this build has no CUDA backend; configure with -DTRIREME_CUDA=ON and build again", kWhat);
+  return fail(ErrorCode::kUnsupported, "{}: this build has no CUDA backend; build it with tools/build_cuda",
+              kWhat);
 }
 
 #endif

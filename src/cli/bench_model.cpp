@@ -3,14 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <numeric>
 
 #include "backends/cpu/measure.h"
 #include "base/json.h"
-#include "base/rng.h"
 #include "cli/bench.h"
 #include "cli/bench_gpu.h"
+#include "cli/bench_tools.h"
 #include "cli/model_flags.h"
 #include "cli/progress.h"
 #include "engine/direct.h"
@@ -57,26 +56,6 @@ Result<engine::RuntimeOptions> options_of(const BenchFlags& f) {
   }
   options.ep_slice = f.ep_slice;
   return options;
-}
-
-Status write_json(const std::string& path, const Json& json) {
-  if (path.empty()) return {};
-  std::ofstream out(path);
-  out << json.dump(2) << "\n";
-  if (!out) return fail(ErrorCode::kUnavailable, "cannot write {}", path);
-  return {};
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-std::vector<i32> random_tokens(i64 n, i64 vocab) {
-  Rng rng(1);
-  std::vector<i32> ids(static_cast<std::size_t>(n));
-  for (auto& id : ids) id = static_cast<i32>(rng.below(static_cast<u64>(vocab)));
-  return ids;
 }
 
 void print_header(const engine::Runtime& r) {

@@ -58,7 +58,9 @@ Status run_inspect(const InspectFlags& flags) {
       r->loaded += models::loaded_bytes(g, prepared);
     }
   }
-  const KvLayout kv = models::kv_layout(config, engine::kv_dtype_for(options, config, *backend));
+  const DType kv_dtype = engine::kv_dtype_for(options, config, *backend);
+  TRY(engine::check_kv_dtype(kv_dtype, config, *backend));
+  const KvLayout kv = models::kv_layout(config, kv_dtype);
 
   fmt::print("architecture     {}\n", config.architecture_name);
   fmt::print("device           {} ({}, {} threads)\n", backend->name(), backend->device().chip().name,
@@ -86,8 +88,7 @@ Status run_inspect(const InspectFlags& flags) {
              mib(ceil_div(positions, kKvBlockTokens) * kv.block_bytes()));
   ASSIGN(auto engine_options, flags.engine.resolve(options));
   if (!backend->device().host_readable()) {
-    ASSIGN(const auto ledger, engine::ledger_for(engine_options, config, *backend, positions,
-                                                 engine::kv_dtype_for(options, config, *backend)));
+    ASSIGN(const auto ledger, engine::ledger_for(engine_options, config, *backend, positions, kv_dtype));
     print_ledger(ledger);
     return {};
   }

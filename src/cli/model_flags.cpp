@@ -98,6 +98,8 @@ Result<engine::EngineOptions> EngineFlags::resolve(const engine::RuntimeOptions&
   ASSIGN(out.policy, sched::parse_schedule_policy(policy));
   out.prefix_caching = !no_prefix_caching;
   out.graphs = !eager;
+  if (!(out.gpu_memory_utilization > 0 && out.gpu_memory_utilization <= 1))
+    return invalid("--gpu-memory-utilization {}: must be above 0 and at most 1", out.gpu_memory_utilization);
   if (out.graph_max_seqs < 0)
     return invalid("--cuda-graph-max-bs {}: must be at least 1", out.graph_max_seqs);
   if (!kv_memory.empty()) {

@@ -391,9 +391,6 @@ Result<MemoryLedger> ledger_for(const EngineOptions& options, const models::Mode
   if (options.max_num_seqs < 1) return invalid("--max-num-seqs {}: must be at least 1", options.max_num_seqs);
   if (options.max_num_batched_tokens < 1)
     return invalid("--max-num-batched-tokens {}: must be at least 1", options.max_num_batched_tokens);
-  if (!(options.gpu_memory_utilization > 0 && options.gpu_memory_utilization <= 1))
-    return invalid("--gpu-memory-utilization {}: must be above 0 and at most 1",
-                   options.gpu_memory_utilization);
   const auto source = models::shape_source(config);
   return memory_ledger(config, *source, backend,
                        {.max_num_seqs = options.max_num_seqs,

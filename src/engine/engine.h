@@ -27,7 +27,8 @@ struct EngineOptions {
   i64 kv_cache_bytes =
       0;              // memory for KV; 0: what max_num_seqs full contexts need, at most a quarter of memory
   i64 kv_blocks = 0;  // exact number of blocks instead
-  // On a GPU: the share of its memory that may be used, and decode steps as recorded graphs.
+  // On a GPU: the share of its memory that may be used (above 0, at most 1), and decode steps as recorded
+  // graphs.
   double gpu_memory_utilization = 0.9;
   bool graphs = true;
   i64 graph_max_seqs = 0;  // largest batch with a graph; 0: max_num_seqs

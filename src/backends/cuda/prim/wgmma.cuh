@@ -33,11 +33,6 @@ __device__ __forceinline__ void wgmma_hold(uint32_t (&a)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+r"(a[i])::"memory");
 }
 
-// Makes ordinary shared-memory stores of this thread visible to wgmma and to the copy engine.
-__device__ __forceinline__ void fence_proxy_async_smem() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
 // Descriptors of operands in the 128-byte swizzle: byte b of a 1024-byte aligned region of 8 rows of 128
 // bytes lies at b ^ ((b >> 3) & 0x70), as a TMA box 128 bytes wide with SWIZZLE_128B leaves it.
 inline constexpr uint64_t kWgmmaSwizzle128 = uint64_t{1} << 62;

@@ -6,8 +6,8 @@
 #include "backends/cuda/prim/mbarrier.cuh"
 #include "backends/cuda/prim/tma.cuh"
 #include "backends/cuda/prim/wgmma.cuh"
+#include "backends/cuda/prim/wgmma_n128.cuh"
 #include "backends/cuda/sm90/flash_prefill/softmax.cuh"
-#include "backends/cuda/sm90/flash_prefill/wgmma_n128.cuh"
 #include "backends/cuda/sm90/flash_prefill/work.cuh"
 
 namespace trireme::cuda::flash {
@@ -168,7 +168,7 @@ __device__ void clear_values(Smem<S>& smem, int stage, int from, int group) {
   for (int i = from * 8 + thread; i < kKeys * 8; i += 128)
 #pragma unroll
     for (int c = 0; c < S::kV / kChunk; ++c) reinterpret_cast<uint4*>(&smem.v[stage][c])[i] = uint4{};
-  fence_proxy_async_smem();
+  fence_proxy_async();
   named_barrier_sync(1 + group, 128);
 }
 

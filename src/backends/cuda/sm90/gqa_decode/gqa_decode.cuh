@@ -5,8 +5,8 @@
 #pragma once
 #include "backends/cuda/prim/launch.h"
 #include "backends/cuda/prim/mbarrier.cuh"
+#include "backends/cuda/prim/warp_mma.cuh"
 #include "backends/cuda/sm90/gqa_decode/schedule.cuh"
-#include "backends/cuda/sm90/gqa_decode/warp_mma.cuh"
 
 namespace trireme::cuda::gqa {
 
