@@ -10,26 +10,46 @@ struct Mlp {
   Want wants() const { return {.x = !gate_up.fp8_input, .q = gate_up.fp8_input}; }
 };
 
-// silu(gate) * up in the form that the next matrix wants.
-inline Result<Activation> swiglu(const Context& c, const View& gate_up, bool fp8) {
-  const i64 rows = gate_up.shape.rows(), n = gate_up.shape.cols() / 2;
+// Room for rows of n in the form that the next matrix wants.
+struct SwigluRows {
   Activation h;
-  View out;
+  View out;  // what h.x reads
+};
+inline Result<SwigluRows> take_swiglu(const Context& c, i64 rows, i64 n, bool fp8) {
+  SwigluRows r;
   if (fp8) {
-    ASSIGN(h.q, take_quantised(c, rows, n));
+    ASSIGN(r.h.q, take_quantised(c, rows, n));
   } else {
-    ASSIGN(out, c.take({rows, n}));
-    h.x = out;
+    ASSIGN(r.out, c.take({rows, n}));
+    r.h.x = r.out;
   }
-  TRY(c.ops.swiglu({.gate_up = gate_up, .out = out, .q = h.q}, c.stream));
-  return h;
+  return r;
+}
+
+// silu(gate) * up of x's product, in the form that a matrix of `fp8` inputs wants.
+inline Result<Activation> swiglu(const Context& c, Activation& x, const LinearWeight& gate_up, bool fp8) {
+  ASSIGN(View product, c.take({x.rows(), gate_up.n}));
+  ASSIGN(SwigluRows r, take_swiglu(c, x.rows(), gate_up.n / 2, fp8));
+  c.mark("dense gate+up");
+  if (c.ops.linear_swiglu != nullptr) {
+    TRY(provide(c, x, gate_up.fp8_input));
+    TRY(c.ops.linear_swiglu({.x = x.x,
+                             .w = &gate_up,
+                             .gate_up = product,
+                             .out = r.out,
+                             .q = r.h.q,
+                             .xq = gate_up.fp8_input ? x.q : Quantised{}},
+                            c.stream));
+    return r.h;
+  }
+  TRY(linear_into(c, x, gate_up, product));
+  c.mark("swiglu");
+  TRY(c.ops.swiglu({.gate_up = product, .out = r.out, .q = r.h.q}, c.stream));
+  return r.h;
 }
 
 inline Status mlp(const Context& c, const Mlp& w, Activation& x, const View& out) {
-  c.mark("dense gate+up");
-  ASSIGN(View gate_up, linear(c, x, w.gate_up));
-  c.mark("swiglu");
-  ASSIGN(Activation h, swiglu(c, gate_up, w.down.fp8_input));
+  ASSIGN(Activation h, swiglu(c, x, w.gate_up, w.down.fp8_input));
   c.mark("dense down");
   return linear_into(c, h, w.down, out);
 }

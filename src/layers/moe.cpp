@@ -64,14 +64,35 @@ Result<View> grouped(const Context& c, const GroupWeight& w, const Activation& x
   return out;
 }
 
+// silu(gate) * up of the rows' products, in the form that a matrix of `fp8` inputs wants.
+Result<Activation> grouped_swiglu(const Context& c, const GroupWeight& gate_up, const Activation& x,
+                                  In<i32> expert_end, bool fp8) {
+  ASSIGN(View product, c.take({x.rows(), gate_up.n}));
+  ASSIGN(SwigluRows r, take_swiglu(c, x.rows(), gate_up.n / 2, fp8));
+  c.mark("experts gate+up");
+  if (c.ops.grouped_linear_swiglu != nullptr) {
+    TRY(c.ops.grouped_linear_swiglu({.x = x.x,
+                                     .expert_end = expert_end,
+                                     .w = &gate_up,
+                                     .gate_up = product,
+                                     .out = r.out,
+                                     .q = r.h.q,
+                                     .xq = x.q},
+                                    c.stream));
+    return r.h;
+  }
+  TRY(c.ops.grouped_linear({.x = x.x, .expert_end = expert_end, .w = &gate_up, .out = product, .xq = x.q},
+                           c.stream));
+  c.mark("swiglu");
+  TRY(c.ops.swiglu({.gate_up = product, .out = r.out, .q = r.h.q, .rows_used = expert_end}, c.stream));
+  return r.h;
+}
+
 }  // namespace
 
 Status moe(const Context& c, const Moe& w, Activation& x, const View& out) {
   ASSIGN(Routed r, route(c, w, x));
-  c.mark("experts gate+up");
-  ASSIGN(View gate_up, grouped(c, w.gate_up, r.rows, r.expert_end));
-  c.mark("swiglu");
-  ASSIGN(Activation h, swiglu(c, gate_up, w.down.fp8_input));
+  ASSIGN(Activation h, grouped_swiglu(c, w.gate_up, r.rows, r.expert_end, w.down.fp8_input));
   c.mark("experts down");
   ASSIGN(View rows, grouped(c, w.down, h, r.expert_end));
   if (w.has_shared) TRY(mlp(c, w.shared, x, out));

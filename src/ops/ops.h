@@ -107,6 +107,18 @@ struct LinearArgs {
   const LinearWeight* w = nullptr;  // [n, k]
   View out;                         // [rows, n] act or float32
   Quantised xq{};                   // where w->fp8_input
+  ConstView residual{};  // [rows, n] of out's type, added to the product; may be out itself; or empty
+};
+
+// silu(gate) * up of the product with a stacked matrix, in one. Gate and up may stay float32, where the parts
+// round them to act in between; quantised are the products rounded to act, as by SwigluArgs.
+struct LinearSwigluArgs {
+  ConstView x;                      // [rows, k] act; empty if xq is given
+  const LinearWeight* w = nullptr;  // [2 n, k]: gate rows, then up rows
+  View gate_up;                     // [rows, 2 n] act: room for the parts; holds nothing afterwards
+  View out{};                       // [rows, n] act; empty if only q is wanted
+  Quantised q{};                    // [rows, n], or empty
+  Quantised xq{};                   // where w->fp8_input
 };
 
 // One matrix a head: out[t, h, :] = x[t, h, :] W[h]^T. MLA's absorbed W_UK and W_UV.
@@ -268,10 +280,12 @@ struct MoePermuteArgs {
   Quantised xq{};  // [tokens, hidden]: codes and scales are moved instead
   In<i32> expert;  // [tokens, top_k]; negative: the pair goes nowhere, row_of becomes -1
   int top_k = 1, experts = 1;
-  View rows;            // [tokens * top_k, hidden] act, or empty
-  Quantised rows_q{};   // [tokens * top_k, hidden], or empty
-  Out<i32> row_of;      // [tokens, top_k]: where each pair went
-  Out<i32> expert_end;  // [experts]: one past the last row of each expert
+  View rows;                // [tokens * top_k, hidden] act, or empty
+  Quantised rows_q{};       // [tokens * top_k, hidden], or empty
+  Out<i32> row_of;          // [tokens, top_k]: where each pair went
+  Out<i32> expert_end;      // [experts]: one past the last row of each expert
+  In<float> weight{};       // [tokens, top_k], where row_weight is given
+  Out<float> row_weight{};  // [tokens * top_k]: the weight of each row's pair; or empty
 };
 
 // Rows [expert_end[e-1], expert_end[e]) times expert e's matrix.
@@ -281,12 +295,24 @@ struct GroupedLinearArgs {
   const GroupWeight* w = nullptr;  // [experts] of [n, k]
   View out;                        // [rows, n] act
   Quantised xq{};                  // where w->fp8_input
+  In<float> row_weight{};          // [rows]: what each row's product is multiplied with; or empty
+};
+
+// LinearSwigluArgs for the rows of experts.
+struct GroupedLinearSwigluArgs {
+  ConstView x;                     // [rows, k] act; empty if xq is given
+  In<i32> expert_end;              // [experts]
+  const GroupWeight* w = nullptr;  // [experts] of [2 n, k]: gate rows, then up rows
+  View gate_up;                    // [rows, 2 n] act: room for the parts; holds nothing afterwards
+  View out{};                      // [rows, n] act; empty if only q is wanted
+  Quantised q{};                   // [rows, n], or empty
+  Quantised xq{};                  // where w->fp8_input
 };
 
 struct MoeCombineArgs {
   ConstView rows;    // [tokens * top_k, hidden] act
   In<i32> row_of;    // [tokens, top_k]; negative: a pair that went nowhere adds nothing
-  In<float> weight;  // [tokens, top_k]
+  In<float> weight;  // [tokens, top_k]; empty: all 1, for rows that were weighted before
   int top_k = 1;
   bool accumulate = false;  // out += the weighted sum, else out = it; summed in the order of the choices
   View out;                 // [tokens, hidden] act
@@ -367,6 +393,8 @@ struct Ops {
   Status (*gqa_rope_append)(const GqaRopeAppendArgs&, Stream&) = nullptr;
   Status (*quantise)(const QuantiseArgs&, Stream&) = nullptr;  // needed where a weight has fp8_input
   Status (*plan_attention)(const PlanAttentionArgs&, Stream&) = nullptr;
+  Status (*linear_swiglu)(const LinearSwigluArgs&, Stream&) = nullptr;
+  Status (*grouped_linear_swiglu)(const GroupedLinearSwigluArgs&, Stream&) = nullptr;
 };
 
 // A device and its mathematics.

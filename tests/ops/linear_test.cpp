@@ -2,67 +2,13 @@
 #include <algorithm>
 #include <array>
 
-#include "formats/fp8_blocks.h"
-#include "rig.h"
+#include "weights.h"
 
 namespace trireme::ops_test {
 namespace {
 
-class Linear : public OnEveryBackend {
+class Linear : public WithWeights {
  protected:
-  struct Stored {
-    Host weight, scale;
-    StoredMatrix view() const { return {weight.view(), scale.size() > 0 ? scale.view() : ConstView{}}; }
-  };
-  Stored stored(DType t, i64 n, i64 k) {
-    Stored s{random_host(rng, t, {n, k}, t == DType::kF8E4M3 ? 50 : 0.5), {}};
-    if (t == DType::kF8E4M3) {
-      s.scale = Host(DType::kF32, formats::fp8_scale_shape(n, k));
-      for (i64 i = 0; i < s.scale.size(); ++i)
-        s.scale.set(i, static_cast<float>(0.001 + 0.02 * rng.uniform()));
-    }
-    return s;
-  }
-  static LinearWeight unprepared(const Stored& s) {
-    LinearWeight w;
-    w.n = s.weight.shape[0];
-    w.k = s.weight.shape[1];
-    w.weight = s.weight.view();
-    if (s.scale.size() > 0) w.scale = s.scale.view();
-    return w;
-  }
-  static void prepare(Rig& r, LinearWeight& w) {
-    RUN(r, r.ops().prepare(r.device(), w));
-    RUN(r, r.backend().finish_loading());
-  }
-  static LinearWeight prepared(Rig& r, const Stored& s, const Host* bias = nullptr, bool precise = false) {
-    LinearWeight w = unprepared(s);
-    if (bias != nullptr) w.bias = r.put(*bias);
-    w.precise = precise;
-    prepare(r, w);
-    return w;
-  }
-  // Types of groups: a backend that prepares them itself may want experts and heads in 16 bits or fewer.
-  std::vector<DType> group_types() {
-    std::vector<DType> types = {DType::kBF16, DType::kF8E4M3};
-    if (tested.ops().prepare_group == nullptr) types.push_back(DType::kF32);
-    return types;
-  }
-  static GroupWeight prepared_group(Rig& r, const std::vector<Stored>& each, bool per_head) {
-    GroupWeight g;
-    g.n = each[0].weight.shape[0];
-    g.k = each[0].weight.shape[1];
-    g.per_head = per_head;
-    for (const Stored& s : each) g.each.push_back(unprepared(s));
-    if (r.ops().prepare_group != nullptr) {
-      RUN(r, r.ops().prepare_group(r.device(), g));
-      RUN(r, r.backend().finish_loading());
-    } else {
-      for (LinearWeight& w : g.each) prepare(r, w);
-    }
-    return g;
-  }
-
   // x W^T of both backends. Where the tested one wants quantised rows, the oracle sees what they stand for.
   double off_linear(const Host& x, const LinearWeight& w, const LinearWeight& w_oracle, DType out_type) {
     const i64 rows = x.shape.rows();

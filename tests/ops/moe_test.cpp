@@ -1,5 +1,6 @@
 // Choosing experts, and moving rows to them and back.
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "rig.h"
@@ -157,6 +158,12 @@ TEST_P(Moe, PermuteOrdersByExpertThenToken) {
                          .rows = {},
                          .row_of = row_of,
                          .expert_end = end};
+        // Half of the calls: the weights go along.
+        const Out<float> row_weight = tested.poison_f32(pairs);
+        if (skipped) {
+          a.weight = tested.put(expected.weight);
+          a.row_weight = row_weight;
+        }
         if (quantised) {
           a.x = {};
           a.xq = tested.quantised(in);
@@ -167,6 +174,12 @@ TEST_P(Moe, PermuteOrdersByExpertThenToken) {
         RUN(tested, tested.ops().moe_permute(a, tested.stream()));
         ASSERT_EQ(tested.get(row_of), expected.row_of) << p.tokens << " tokens to " << p.experts;
         ASSERT_EQ(tested.get(end), expected.end);
+        const std::vector<float> moved = tested.get(row_weight);
+        for (std::size_t i = 0; skipped && i < expected.row_of.size(); ++i) {
+          const i32 row = expected.row_of[i];
+          if (row < 0) continue;
+          ASSERT_EQ(moved[static_cast<std::size_t>(row)], expected.weight[i]) << "pair " << i;
+        }
         const Host from = quantised ? tested.get(a.xq) : x,
                    to = quantised ? tested.get(a.rows_q) : tested.get(a.rows);
         for (i64 i = 0; i < pairs; ++i) {
@@ -185,13 +198,14 @@ TEST_P(Moe, CombineSumsTheWeightedRowsOfEachToken) {
   for (const PermuteShape& p : kPermutes) {
     const Routes r = routes(rng, p.tokens, p.top_k, p.experts, p.one_only, false);
     const Host rows = act({p.tokens * p.top_k, p.hidden}), before = act({p.tokens, p.hidden});
-    for (const bool accumulate : {false, true}) {
+    for (const auto& [accumulate, weighted] :
+         {std::array{false, true}, {true, true}, {false, false}, {true, false}}) {
       EXPECT_LT(off([&](Rig& rig) {
                   const View out =
                       accumulate ? rig.put_act(before) : rig.poison_act({p.tokens, p.hidden}, p.hidden + 6);
                   RUN(rig, rig.ops().moe_combine({.rows = rig.put_act(rows),
                                                   .row_of = rig.put(r.row_of),
-                                                  .weight = rig.put(r.weight),
+                                                  .weight = weighted ? rig.put(r.weight) : In<float>{},
                                                   .top_k = p.top_k,
                                                   .accumulate = accumulate,
                                                   .out = out},
@@ -199,7 +213,8 @@ TEST_P(Moe, CombineSumsTheWeightedRowsOfEachToken) {
                   return rig.get(out);
                 }),
                 rounding())
-          << p.tokens << " tokens of " << p.hidden << (accumulate ? ", accumulated" : "");
+          << p.tokens << " tokens of " << p.hidden << (accumulate ? ", accumulated" : "")
+          << (weighted ? "" : ", as they are");
     }
   }
 }

@@ -130,6 +130,7 @@ Status check(const LinearArgs& a) {
   TRY(activations(a.x, "linear x"));
   if (a.x.shape.cols() != a.w->k)
     return invalid("linear: x has {} columns, the weight {}", a.x.shape.cols(), a.w->k);
+  if (a.residual) TRY(matrix(a.residual, a.x.shape.rows(), a.w->n, "linear residual"));
   return matrix(a.out, a.x.shape.rows(), a.w->n, "linear out");
 }
 
@@ -254,6 +255,10 @@ Status check(const MoePermuteArgs& a) {
   TRY(count(a.row_of, pairs, "moe_permute row_of"));
   TRY(count(a.expert_end, a.experts, "moe_permute expert_end"));
   TRY(matrix(a.rows, pairs, a.x.shape.cols(), "moe_permute rows"));
+  if (!a.row_weight.empty()) {
+    TRY(count(a.row_weight, pairs, "moe_permute row_weight"));
+    TRY(count(a.weight, pairs, "moe_permute weight"));
+  }
   return in_range(a.expert, a.experts, "expert", -1);
 }
 
@@ -263,6 +268,7 @@ Status check(const GroupedLinearArgs& a) {
   const i64 rows = a.x.shape.rows();
   TRY(matrix(a.x, rows, a.w->k, "grouped_linear x"));
   TRY(matrix(a.out, rows, a.w->n, "grouped_linear out"));
+  if (!a.row_weight.empty()) TRY(count(a.row_weight, rows, "grouped_linear row_weight"));
   i32 begin = 0;
   for (std::size_t e = 0; e < a.w->each.size(); ++e) {
     TRY(prepared(a.w->each[e]));
@@ -280,7 +286,7 @@ Status check(const MoeCombineArgs& a) {
   TRY(activations(a.out, "moe_combine out"));
   const i64 pairs = a.out.shape.rows() * a.top_k;
   TRY(count(a.row_of, pairs, "moe_combine row_of"));
-  TRY(count(a.weight, pairs, "moe_combine weight"));
+  if (!a.weight.empty()) TRY(count(a.weight, pairs, "moe_combine weight"));
   if (a.rows.shape.cols() != a.out.shape.cols())
     return invalid("moe_combine: rows of {} into {}", a.rows.shape.cols(), a.out.shape.cols());
   return in_range(a.row_of, a.rows.shape.rows(), "row", -1);

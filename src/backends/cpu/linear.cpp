@@ -118,6 +118,14 @@ i64 multiply_by_onednn(CpuStream& s, const Product& p, const char* x) {
   return fine ? done : 0;
 }
 
+// What follows a product, on rows that are worth a thread together.
+template <class Body>
+void each_row(CpuStream& s, i64 rows, i64 n, Body body) {
+  s.pool.parallel_for(rows, std::max<i64>(1, (16 << 10) / n), [&](i64 begin, i64 end, int) {
+    for (i64 r = begin; r < end; ++r) body(r);
+  });
+}
+
 }  // namespace
 
 void multiply(CpuStream& s, std::span<const Product> products) {
@@ -172,7 +180,23 @@ Status linear(const LinearArgs& a, Stream& stream) {
   TRY(check(a));
   const Product p{&packed(*a.w),    a.x.as<float>(),    a.x.row_stride,
                   a.x.shape.rows(), a.out.mut<float>(), a.out.row_stride};
-  multiply(cpu(stream), {&p, 1});
+  CpuStream& s = cpu(stream);
+  if (!a.residual) {
+    multiply(s, {&p, 1});
+    return {};
+  }
+  // The residual may be what out holds.
+  std::vector<float> sum(static_cast<std::size_t>(p.rows * a.w->n));
+  Product apart = p;
+  apart.out = sum.data();
+  apart.out_stride = a.w->n;
+  multiply(s, {&apart, 1});
+  each_row(s, p.rows, a.w->n, [&](i64 r) {
+    const float* const product = sum.data() + r * a.w->n;
+    const auto* const residual = static_cast<const float*>(a.residual.row(r));
+    float* const out = p.out + r * p.out_stride;
+    for (i64 i = 0; i < a.w->n; ++i) out[i] = residual[i] + product[i];
+  });
   return {};
 }
 
@@ -203,7 +227,13 @@ Status grouped_linear(const GroupedLinearArgs& a, Stream& stream) {
       return invalid("grouped_linear: experts of different types");
     begin = a.expert_end[e];
   }
-  multiply(cpu(stream), products);
+  CpuStream& s = cpu(stream);
+  multiply(s, products);
+  if (a.row_weight.empty()) return {};
+  each_row(s, begin, a.w->n, [&](i64 r) {
+    auto* const out = static_cast<float*>(a.out.mutable_row(r));
+    for (i64 i = 0; i < a.w->n; ++i) out[i] *= a.row_weight[static_cast<std::size_t>(r)];
+  });
   return {};
 }
 

@@ -93,6 +93,8 @@ Status moe_permute(const MoePermuteArgs& a, Stream& stream) {
     a.expert_end[e] = next[e + 1] += next[e];
   for (std::size_t i = 0; i < a.expert.size(); ++i)
     a.row_of[i] = a.expert[i] < 0 ? -1 : next[static_cast<std::size_t>(a.expert[i])]++;
+  for (std::size_t i = 0; i < a.expert.size() && !a.row_weight.empty(); ++i)
+    if (a.row_of[i] >= 0) a.row_weight[static_cast<std::size_t>(a.row_of[i])] = a.weight[i];
   const i64 n = a.x.shape.cols(), grain = std::max<i64>(1, (16 << 10) / n);
   cpu(stream).pool.parallel_for(static_cast<i64>(a.expert.size()), grain, [&](i64 begin, i64 end, int) {
     for (i64 i = begin; i < end; ++i)
@@ -114,7 +116,8 @@ Status moe_combine(const MoeCombineArgs& a, Stream& stream) {
       for (i64 i = t * a.top_k; i < (t + 1) * a.top_k; ++i) {
         const auto at = static_cast<std::size_t>(i);
         if (a.row_of[at] < 0) continue;
-        s.kernels.scale_add(out, 1.0f, static_cast<const float*>(a.rows.row(a.row_of[at])), a.weight[at], n);
+        const float weight = a.weight.empty() ? 1.0f : a.weight[at];
+        s.kernels.scale_add(out, 1.0f, static_cast<const float*>(a.rows.row(a.row_of[at])), weight, n);
       }
     }
   });

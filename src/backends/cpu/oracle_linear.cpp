@@ -39,6 +39,9 @@ float stored(const ConstView& v, i64 row, i64 col) {
   }
 }
 
+float* row(const View& v, i64 r) { return static_cast<float*>(v.mutable_row(r)); }
+const float* row(const ConstView& v, i64 r) { return static_cast<const float*>(v.row(r)); }
+
 void multiply(CpuStream& s, const LinearWeight& weight, const float* x, i64 x_stride, i64 rows, float* out,
               i64 out_stride) {
   const Plain& w = *static_cast<const Plain*>(weight.packed.get());
@@ -90,8 +93,15 @@ Status prepare(Device& device, LinearWeight& w) {
 
 Status linear(const LinearArgs& a, Stream& stream) {
   TRY(check(a));
-  multiply(cpu(stream), *a.w, a.x.as<float>(), a.x.row_stride, a.x.shape.rows(), a.out.mut<float>(),
-           a.out.row_stride);
+  const i64 rows = a.x.shape.rows(), n = a.w->n;
+  if (!a.residual) {
+    multiply(cpu(stream), *a.w, a.x.as<float>(), a.x.row_stride, rows, a.out.mut<float>(), a.out.row_stride);
+    return {};
+  }
+  std::vector<float> product(static_cast<std::size_t>(rows * n));  // the residual may be what out holds
+  multiply(cpu(stream), *a.w, a.x.as<float>(), a.x.row_stride, rows, product.data(), n);
+  for (i64 i = 0; i < rows * n; ++i)
+    row(a.out, i / n)[i % n] = row(a.residual, i / n)[i % n] + product[static_cast<std::size_t>(i)];
   return {};
 }
 
@@ -114,6 +124,8 @@ Status grouped_linear(const GroupedLinearArgs& a, Stream& stream) {
     multiply(cpu(stream), a.w->each[e], static_cast<const float*>(a.x.row(begin)), a.x.row_stride,
              a.expert_end[e] - begin, static_cast<float*>(a.out.mutable_row(begin)), a.out.row_stride);
   }
+  for (i64 r = 0; r < begin && !a.row_weight.empty(); ++r)
+    for (i64 i = 0; i < a.w->n; ++i) row(a.out, r)[i] *= a.row_weight[static_cast<std::size_t>(r)];
   return {};
 }
 

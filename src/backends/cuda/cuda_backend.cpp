@@ -23,6 +23,12 @@ Status head_linear(const HeadLinearArgs& a, Stream& s) { return products(s).head
 Status grouped_linear(const GroupedLinearArgs& a, Stream& s) {
   return products(s).grouped_linear(a, cuda_stream(s));
 }
+Status linear_swiglu(const LinearSwigluArgs& a, Stream& s) {
+  return products(s).linear_swiglu(a, cuda_stream(s));
+}
+Status grouped_linear_swiglu(const GroupedLinearSwigluArgs& a, Stream& s) {
+  return products(s).grouped_linear_swiglu(a, cuda_stream(s));
+}
 
 constexpr Ops kOps = {
     .prepare = prepare,
@@ -52,6 +58,8 @@ constexpr Ops kOps = {
     .gqa_rope_append = gqa_rope_append,
     .quantise = quantise,
     .plan_attention = plan_attention,
+    .linear_swiglu = linear_swiglu,
+    .grouped_linear_swiglu = grouped_linear_swiglu,
 };
 
 class CudaBackend final : public Backend {

@@ -21,7 +21,7 @@ Status is_activation(const ConstView& x, i64 k, const char* what) {
   return {};
 }
 
-Status is_output(const View& out, i64 rows, i64 n, const char* what) {
+Status is_output(const ConstView& out, i64 rows, i64 n, const char* what) {
   if (out.dtype != DType::kBF16 && out.dtype != DType::kF32)
     return invalid("{} is {}, neither bfloat16 nor float32", what, to_string(out.dtype));
   if (out.shape.rows() != rows || out.shape.cols() != n)
@@ -131,16 +131,30 @@ Status LinearOps::bf16_linear(const LinearArgs& a, const PackedWeight& w, CudaSt
 Status LinearOps::linear(const LinearArgs& a, CudaStream& stream) {
   if (a.w == nullptr || !a.w->packed) return invalid("linear: the weight is not prepared");
   const PackedWeight& w = packed(a.w->packed);
-  TRY(w.fp8 ? fp8_linear(a, w, stream) : bf16_linear(a, w, stream));
-  if (!a.w->bias) return {};
-  CUDA_TRY(finish_rows({.value = a.out.data,
-                        .value_f32 = a.out.dtype == DType::kF32,
-                        .value_stride = a.out.row_stride,
-                        .bias = a.w->bias.as<float>(),
+  const i64 rows = a.out.shape.rows();
+  const bool f32 = a.out.dtype == DType::kF32;
+  LinearArgs product = a;
+  if (a.residual) {
+    if (a.residual.dtype != a.out.dtype)
+      return invalid("linear: a residual of {} for an output of {}", to_string(a.residual.dtype),
+                     to_string(a.out.dtype));
+    TRY(is_output(a.residual, rows, w.n, "linear residual"));
+    // The residual may be what out holds. Apart from it the product stays float32.
+    ASSIGN(void* sum, stream.scratch(Scratch::kSums, rows * w.n * 4));
+    product.out = View(sum, DType::kF32, {rows, w.n});
+  }
+  TRY(w.fp8 ? fp8_linear(product, w, stream) : bf16_linear(product, w, stream));
+  if (!a.w->bias && !a.residual) return {};
+  CUDA_TRY(finish_rows({.value = product.out.data,
+                        .value_f32 = product.out.dtype == DType::kF32,
+                        .value_stride = product.out.row_stride,
+                        .bias = a.w->bias ? a.w->bias.as<float>() : nullptr,
+                        .residual = a.residual.data,
+                        .residual_stride = a.residual.row_stride,
                         .out = a.out.mutable_data(),
-                        .out_f32 = a.out.dtype == DType::kF32,
+                        .out_f32 = f32,
                         .out_stride = a.out.row_stride,
-                        .rows = a.out.shape.rows(),
+                        .rows = rows,
                         .n = w.n},
                        stream.handle()));
   return {};
@@ -196,6 +210,27 @@ Status LinearOps::head_linear(const HeadLinearArgs& a, CudaStream& stream) {
 }
 
 Status LinearOps::grouped_linear(const GroupedLinearArgs& a, CudaStream& stream) {
+  TRY(grouped_product(a, stream));
+  if (a.row_weight.empty()) return {};
+  const i64 rows = a.out.shape.rows();
+  if (static_cast<i64>(a.row_weight.size()) != rows)
+    return invalid("grouped_linear: {} weights of {} rows", a.row_weight.size(), rows);
+  const bool f32 = a.out.dtype == DType::kF32;
+  CUDA_TRY(finish_rows({.value = a.out.data,
+                        .value_f32 = f32,
+                        .value_stride = a.out.row_stride,
+                        .weight = a.row_weight.data(),
+                        .rows_used = &a.expert_end.back(),
+                        .out = a.out.mutable_data(),
+                        .out_f32 = f32,
+                        .out_stride = a.out.row_stride,
+                        .rows = rows,
+                        .n = a.w->n},
+                       stream.handle()));
+  return {};
+}
+
+Status LinearOps::grouped_product(const GroupedLinearArgs& a, CudaStream& stream) {
   if (a.w == nullptr || !a.w->packed) return invalid("grouped_linear: the weight is not prepared");
   const PackedWeight& w = packed(a.w->packed);
   if (static_cast<i64>(a.expert_end.size()) != w.count)

@@ -38,10 +38,13 @@ class LinearOps {
   Status warm(CudaStream& stream);
   Status head_linear(const HeadLinearArgs& a, CudaStream& stream);
   Status grouped_linear(const GroupedLinearArgs& a, CudaStream& stream);
+  Status linear_swiglu(const LinearSwigluArgs& a, CudaStream& stream);
+  Status grouped_linear_swiglu(const GroupedLinearSwigluArgs& a, CudaStream& stream);
 
  private:
   Status fp8_linear(const LinearArgs& a, const PackedWeight& w, CudaStream& stream);
   Status bf16_linear(const LinearArgs& a, const PackedWeight& w, CudaStream& stream);
+  Status grouped_product(const GroupedLinearArgs& a, CudaStream& stream);
 
   std::unique_ptr<CublasLt> lt_;  // null where the library is missing: our own kernels do it all
   bool fp8_, deterministic_;

@@ -63,6 +63,12 @@ Status moe_permute(const MoePermuteArgs& a, Stream& stream) {
                          .tokens = tokens,
                          .top_k = a.top_k,
                          .n = n};
+  if (!a.row_weight.empty()) {
+    TRY(check_count(a.row_weight, pairs, "moe_permute row_weight"));
+    TRY(check_count(a.weight, pairs, "moe_permute weight"));
+    move.weight = a.weight.data();
+    move.row_weight = a.row_weight.data();
+  }
   if (plain) {
     TRY(check_matrix(a.x, tokens, n, "moe_permute x"));
     TRY(check_matrix(a.rows, pairs, n, "moe_permute rows"));
@@ -99,12 +105,12 @@ Status moe_combine(const MoeCombineArgs& a, Stream& stream) {
     return fail(ErrorCode::kUnsupported, "moe_combine: {} choices a token; at most {}", a.top_k,
                 smxx::kMaxTopK);
   TRY(check_count(a.row_of, tokens * a.top_k, "moe_combine row_of"));
-  TRY(check_count(a.weight, tokens * a.top_k, "moe_combine weight"));
+  if (!a.weight.empty()) TRY(check_count(a.weight, tokens * a.top_k, "moe_combine weight"));
   if (a.rows.shape.cols() != n) return invalid("moe_combine: rows of {} into {}", a.rows.shape.cols(), n);
   return status_of(smxx::combine({.rows = bits(a.rows),
                                   .rows_stride = a.rows.row_stride,
                                   .row_of = a.row_of.data(),
-                                  .weight = a.weight.data(),
+                                  .weight = a.weight.empty() ? nullptr : a.weight.data(),
                                   .top_k = a.top_k,
                                   .accumulate = a.accumulate,
                                   .out = static_cast<u16*>(a.out.mutable_data()),

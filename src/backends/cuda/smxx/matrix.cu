@@ -91,11 +91,19 @@ __global__ void finish_kernel(FinishArgs a) {
   pdl_wait();
   pdl_launch();
   const std::int64_t row = blockIdx.x;
+  if (a.rows_used != nullptr && row >= *a.rows_used) return;
+  const float weight = a.weight == nullptr ? 1.0f : a.weight[row];
   for (std::int64_t c = threadIdx.x; c < a.n; c += kThreads) {
     const std::int64_t from = row * a.value_stride + c, to = row * a.out_stride + c;
     float v = a.value_f32 ? static_cast<const float*>(a.value)[from]
                           : __bfloat162float(static_cast<const __nv_bfloat16*>(a.value)[from]);
     if (a.bias != nullptr) v += a.bias[c];
+    v *= weight;
+    if (a.residual != nullptr) {
+      const std::int64_t at = row * a.residual_stride + c;
+      v += a.out_f32 ? static_cast<const float*>(a.residual)[at]
+                     : __bfloat162float(static_cast<const __nv_bfloat16*>(a.residual)[at]);
+    }
     if (a.out_f32)
       static_cast<float*>(a.out)[to] = v;
     else

@@ -38,13 +38,17 @@ struct PlainGemmArgs {
 };
 cudaError_t plain_gemm(const PlainGemmArgs& a, cudaStream_t stream);
 
-// out = value + bias, in the type of out. In place where both have one type.
+// out = weight * (value + bias) + residual, in the type of out. In place where value has that type.
 struct FinishArgs {
   const void* value = nullptr;  // [rows, n] float32 or BF16
   bool value_f32 = false;
   std::int64_t value_stride = 0;
-  const float* bias = nullptr;  // [n] or null
-  void* out = nullptr;          // [rows, n]
+  const float* bias = nullptr;     // [n] or null
+  const float* weight = nullptr;   // [rows] or null
+  const void* residual = nullptr;  // [rows, n] of out's type, which it may be; or null
+  std::int64_t residual_stride = 0;
+  const std::int32_t* rows_used = nullptr;  // device: how many of the rows to compute; null: all
+  void* out = nullptr;                      // [rows, n]
   bool out_f32 = false;
   std::int64_t out_stride = 0;
   std::int64_t rows = 0, n = 0;

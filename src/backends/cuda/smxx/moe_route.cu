@@ -174,8 +174,13 @@ __global__ __launch_bounds__(kMoveThreads, 4) void scatter_kernel(ScatterArgs a,
   const auto* const codes_from = reinterpret_cast<const char*>(a.codes + token * a.n);
   Pair pair{};
   Code code{};
-  if (thread < a.top_k)
-    row_of[thread] = static_cast<const volatile int32_t*>(a.row_of)[token * a.top_k + thread];
+  if (thread < a.top_k) {
+    const int64_t choice = token * a.top_k + thread;
+    const int32_t row = static_cast<const volatile int32_t*>(a.row_of)[choice];
+    row_of[thread] = row;
+    if (a.row_weight != nullptr && row >= 0)
+      a.row_weight[row] = static_cast<const volatile float*>(a.weight)[choice];
+  }
   if (thread < pairs) pair = word<Pair>(from, thread);
   if (thread < codes) code = word<Code>(codes_from, thread);
   __syncthreads();
@@ -195,7 +200,7 @@ __global__ __launch_bounds__(kCombineThreads) void combine_kernel(CombineArgs a)
   if (static_cast<int>(threadIdx.x) < a.top_k) {
     const int64_t pair = token * a.top_k + threadIdx.x;
     row_of[threadIdx.x] = static_cast<const volatile int32_t*>(a.row_of)[pair];
-    weight[threadIdx.x] = static_cast<const volatile float*>(a.weight)[pair];
+    weight[threadIdx.x] = a.weight == nullptr ? 1.0f : static_cast<const volatile float*>(a.weight)[pair];
   }
   __syncthreads();
   const int at = static_cast<int>(blockIdx.y * kCombineThreads + threadIdx.x) * 8;

@@ -37,7 +37,8 @@ struct OrderArgs {
 };
 cudaError_t order(const OrderArgs&, cudaStream_t);
 
-// Copies each token's row to the rows of its pairs: BF16 rows, quantised rows, or both.
+// Copies each token's row to the rows of its pairs: BF16 rows, quantised rows, or both; and each pair's
+// weight.
 struct ScatterArgs {
   const int32_t* row_of = nullptr;     // [tokens, top_k]; negative: nowhere
   const int32_t* rows_used = nullptr;  // on the device: rows that pairs went to, from 0 on
@@ -51,7 +52,9 @@ struct ScatterArgs {
   const uint8_t* codes = nullptr;  // [tokens, n] e4m3 dense, or null
   const float* scale = nullptr;    // [ceil(n/128), scale_stride]
   int64_t scale_stride = 0;
-  QuantOut rows_q = {};  // [tokens * top_k, n]
+  QuantOut rows_q = {};           // [tokens * top_k, n]
+  const float* weight = nullptr;  // [tokens, top_k], where row_weight is given
+  float* row_weight = nullptr;    // [tokens * top_k]: the weight of each row's pair; or null
 };
 cudaError_t scatter(const ScatterArgs&, cudaStream_t);
 
@@ -60,7 +63,7 @@ struct CombineArgs {
   const uint16_t* rows = nullptr;   // [.., n] BF16
   int64_t rows_stride = 0;          // elements between rows
   const int32_t* row_of = nullptr;  // [tokens, top_k]
-  const float* weight = nullptr;    // [tokens, top_k]
+  const float* weight = nullptr;    // [tokens, top_k], or null: all 1
   int top_k = 1;
   bool accumulate = false;
   uint16_t* out = nullptr;  // [tokens, n] BF16
