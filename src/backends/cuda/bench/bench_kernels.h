@@ -29,20 +29,28 @@ struct KernelTime {
   double us = 0;           // median
   double floor_us = 0;     // max(bytes / copy bandwidth, flops / datasheet rate)
   double cublaslt_us = 0;  // the same product by cuBLASLt, now; 0: not measured
+  double even_us = 0;      // of a skewed load: the same rows spread evenly, now; 0: not one
 };
 
-struct KernelBench {
+// What every bench measures first.
+struct BenchYardsticks {
   double copy_bandwidth = 0;  // bytes a second, read and written
   double event_us = 0;        // two events around nothing; contained in every time
   bool cublaslt = false;      // the library was found
+};
+
+struct KernelBench {
+  BenchYardsticks yardsticks;
   std::vector<KernelTime> rows;
 };
 
 struct KernelBenchOptions {
   std::string filter;  // only kernels whose "kernel shape" contains it
   int repeats = 20;    // of each; a quarter of them where one takes more than 5 ms
-  // Called once the bandwidth is known (with no rows yet), and after each row.
-  std::function<void(const KernelBench&)> started{};
+  // Of tuning and sweeps (tune.h, sweep.h): rows of each expert instead of the usual ones.
+  std::vector<i64> rows{};
+  // Called once the yardsticks are known, and after each row.
+  std::function<void(const BenchYardsticks&)> started{};
   std::function<void(const KernelTime&)> measured{};
 };
 

@@ -36,13 +36,17 @@ TEST(KernelBenchTable, NoAnchorIsFasterThanTheChip) {
     expect_possible(c.anchor, product({c.seqs, c.fresh, c.context, 128, 320}), 0, kDatasheetBf16);
 }
 
+TEST(KernelBenchTable, SkewedRowsSpreadEvenlyToo) {
+  for (const auto& c : kSkewed) EXPECT_EQ(c.rows % c.experts, 0) << c.what << " " << c.experts;
+}
+
 TEST(KernelBench, MeasuresWhatTheFilterNames) {
   if (!cuda_present()) GTEST_SKIP() << "no NVIDIA GPU";
   auto backend = make_cuda_backend();
   ASSERT_TRUE(backend) << backend.error().message;
   KernelBenchOptions options{.filter = "norm + quantise 128", .repeats = 3};
   int started = 0, told = 0;
-  options.started = [&](const KernelBench& b) { started += b.copy_bandwidth > 0; };
+  options.started = [&](const BenchYardsticks& b) { started += b.copy_bandwidth > 0; };
   options.measured = [&](const KernelTime&) { ++told; };
   const auto done = bench_kernels(**backend, options);
   ASSERT_TRUE(done) << done.error().message;
@@ -54,6 +58,17 @@ TEST(KernelBench, MeasuresWhatTheFilterNames) {
     EXPECT_GT(row.floor_us, 0);
     EXPECT_LT(row.floor_us, row.us);
   }
+}
+
+TEST(KernelBench, HoldsASkewedLoadAgainstAnEvenOne) {
+  if (!cuda_present()) GTEST_SKIP() << "no NVIDIA GPU";
+  auto backend = make_cuda_backend();
+  ASSERT_TRUE(backend) << backend.error().message;
+  const auto done = bench_kernels(**backend, {.filter = "Zipf V3 down 4 experts 1024 rows", .repeats = 3});
+  ASSERT_TRUE(done) << done.error().message;
+  ASSERT_EQ(done->rows.size(), 1u);
+  EXPECT_GT(done->rows[0].even_us, done->rows[0].floor_us);
+  EXPECT_GT(done->rows[0].us, done->rows[0].floor_us);
 }
 
 TEST(KernelBench, RefusesAFilterThatNamesNothing) {

@@ -12,7 +12,7 @@ namespace {
 constexpr i64 kFlushBytes = i64{256} << 20;  // five times the L2
 constexpr i64 kPatternBytes = i64{16} << 20;
 constexpr i64 kLatent = 512, kCacheToken = 656;  // of Noise::kFp8Cache
-constexpr double kLongUs = 5000;
+constexpr double kLongUs = 5000, kFarBehind = 1.5;
 
 template <class T>
 void put(std::vector<u8>& to, i64 at, T value) {
@@ -77,31 +77,29 @@ BenchSession::BenchSession(Backend& backend, const KernelBenchOptions& options)
     : backend_(backend), device_(static_cast<CudaDevice&>(backend.device())), options_(options) {}
 
 BenchSession::~BenchSession() {
-  for (const auto& events : {begin_, end_, std::vector<cudaEvent_t>{flushed_}})
-    for (const cudaEvent_t e : events)
-      if (e != nullptr) cudaEventDestroy(e);
+  for (const cudaEvent_t e : {begin_, end_, flushed_})
+    if (e != nullptr) cudaEventDestroy(e);
 }
 
 Result<std::unique_ptr<BenchSession>> BenchSession::open(Backend& backend,
                                                          const KernelBenchOptions& options) {
   std::unique_ptr<BenchSession> s(new BenchSession(backend, options));
   TRY(s->begin());
+  if (options.started) options.started(s->yardsticks());
   return s;
 }
 
 Status BenchSession::begin() {
   if (auto lt = CublasLt::open()) lt_ = std::move(*lt);
-  results_.cublaslt = lt_ != nullptr;
   ASSIGN(work_, CudaStream::create(device_));
   ASSIGN(flush_, CudaStream::create(device_));
   ASSIGN(flushed_bytes_, device_.allocate(kFlushBytes));
   CUDA_TRY(cudaEventCreateWithFlags(&flushed_, cudaEventDisableTiming));
-  for (auto* events : {&begin_, &end_}) {
-    events->resize(static_cast<std::size_t>(std::max(1, options_.repeats)), nullptr);
-    for (auto& e : *events) CUDA_TRY(cudaEventCreate(&e));
-  }
-  ASSIGN(results_.copy_bandwidth, measured_copy_bandwidth(backend_));
-  ASSIGN(results_.event_us, median_us([] { return Status(); }));
+  for (auto* e : {&begin_, &end_}) CUDA_TRY(cudaEventCreate(e));
+  BenchYardsticks& y = results_.yardsticks;
+  y.cublaslt = lt_ != nullptr;
+  ASSIGN(y.copy_bandwidth, measured_copy_bandwidth(backend_));
+  ASSIGN(y.event_us, time_us([] { return Status(); }));
   return {};
 }
 
@@ -111,53 +109,66 @@ bool BenchSession::wanted(const KernelTime& row) const {
 
 // The flush runs on a stream of its own, and the kernel's stream waits for it by an event: a kernel that may
 // begin while the one before it on its stream drains would otherwise begin, untimed, during the flush.
-Result<double> BenchSession::median_us(const std::function<Status()>& launch) {
+Result<double> BenchSession::once_us(const Launch& launch) {
   const cudaStream_t work = work_->handle(), flush = flush_->handle();
-  std::size_t done = 0;
-  const auto run = [&]() -> Status {
-    CUDA_TRY(cudaMemsetAsync(flushed_bytes_.data(), static_cast<int>(done), kFlushBytes, flush));
-    CUDA_TRY(cudaEventRecord(flushed_, flush));
-    CUDA_TRY(cudaStreamWaitEvent(work, flushed_));
-    CUDA_TRY(cudaEventRecord(begin_[done], work));
-    TRY(launch());
-    CUDA_TRY(cudaEventRecord(end_[done], work));
-    ++done;
-    return work_->synchronize();
-  };
-  const auto took = [&](std::size_t i) -> Result<double> {
-    float ms = 0;
-    CUDA_TRY(cudaEventElapsedTime(&ms, begin_[i], end_[i]));
-    return static_cast<double>(ms) * 1e3;
-  };
-  TRY(launch());  // scratch grows, libraries choose
+  CUDA_TRY(cudaMemsetAsync(flushed_bytes_.data(), ++flushes_, kFlushBytes, flush));
+  CUDA_TRY(cudaEventRecord(flushed_, flush));
+  CUDA_TRY(cudaStreamWaitEvent(work, flushed_));
+  CUDA_TRY(cudaEventRecord(begin_, work));
+  TRY(launch());
+  CUDA_TRY(cudaEventRecord(end_, work));
   TRY(work_->synchronize());
-  TRY(run());  // warms up, and tells how long one takes
-  ASSIGN(const double first, took(0));
-  const std::size_t repeats = first > kLongUs ? (begin_.size() + 3) / 4 : begin_.size();
-  done = 0;
-  while (done < repeats) TRY(run());
-  std::vector<double> times;
-  for (std::size_t i = 0; i < repeats; ++i) {
-    ASSIGN(const double us, took(i));
-    times.push_back(us);
-  }
-  return median(std::move(times));
+  float ms = 0;
+  CUDA_TRY(cudaEventElapsedTime(&ms, begin_, end_));
+  return static_cast<double>(ms) * 1e3;
 }
 
-Status BenchSession::measure(KernelTime row, const std::function<Status()>& launch,
-                             const std::function<Status()>& rival) {
-  auto us = median_us(launch);
+Result<std::vector<double>> BenchSession::times_us(std::span<const Launch> launches) {
+  std::vector<double> first;  // warms up, and tells how long one takes
+  for (const Launch& launch : launches) {
+    TRY(launch());  // scratch grows, libraries choose
+    TRY(work_->synchronize());
+    ASSIGN(const double us, once_us(launch));
+    first.push_back(us);
+  }
+  const double fastest = *std::min_element(first.begin(), first.end());
+  const int all = std::max(1, options_.repeats);
+  std::vector<std::vector<double>> times(launches.size());
+  for (int round = 0; round < all; ++round) {
+    for (std::size_t i = 0; i < launches.size(); ++i) {
+      const bool fewer = first[i] > kLongUs || first[i] > kFarBehind * fastest;
+      if (fewer && round >= (all + 3) / 4) continue;
+      ASSIGN(const double us, once_us(launches[i]));
+      times[i].push_back(us);
+    }
+  }
+  std::vector<double> medians;
+  for (auto& t : times) medians.push_back(median(std::move(t)));
+  return medians;
+}
+
+Result<double> BenchSession::time_us(const Launch& launch) {
+  ASSIGN(const auto medians, times_us({&launch, 1}));
+  return medians.front();
+}
+
+double BenchSession::floor_us(const KernelTime& row) const {
+  return 1e6 * std::max(row.bytes / yardsticks().copy_bandwidth,
+                        row.flops / (row.fp8 ? kDatasheetFp8 : kDatasheetBf16));
+}
+
+Status BenchSession::measure(KernelTime row, const Launch& launch, const Launch& rival) {
+  auto us = time_us(launch);
   if (!us) return fail(us.error().code, "{} {}: {}", row.kernel, row.shape, us.error().message);
   row.us = *us;
   if (rival) {
-    auto other = median_us(rival);
+    auto other = time_us(rival);
     // A product that the library refuses has no figure; a GPU that is lost ends the run.
     if (!other && other.error().code == ErrorCode::kUnavailable)
       return fail(other.error().code, "cuBLASLt, {}: {}", row.shape, other.error().message);
     if (other) row.cublaslt_us = *other;
   }
-  row.floor_us = 1e6 * std::max(row.bytes / results_.copy_bandwidth,
-                                row.flops / (row.fp8 ? kDatasheetFp8 : kDatasheetBf16));
+  row.floor_us = floor_us(row);
   if (options_.measured) options_.measured(row);
   results_.rows.push_back(std::move(row));
   return {};

@@ -19,6 +19,8 @@ enum class Noise : u8 {
   kCount,
 };
 
+using Launch = std::function<Status()>;
+
 // One thread.
 class BenchSession {
  public:
@@ -35,16 +37,21 @@ class BenchSession {
 
   bool wanted(const KernelTime& row) const;
   // Times what `launch` queues on stream(), and `rival` (cuBLASLt with the same product) if it is given.
-  Status measure(KernelTime row, const std::function<Status()>& launch,
-                 const std::function<Status()>& rival = nullptr);
+  Status measure(KernelTime row, const Launch& launch, const Launch& rival = nullptr);
+  // Medians in microseconds of what each queues on stream(). They take turns, so that clocks and heat are
+  // alike for all; those far behind the fastest get fewer. REQUIRES: not empty.
+  Result<std::vector<double>> times_us(std::span<const Launch> launches);
+  Result<double> time_us(const Launch& launch);
+  double floor_us(const KernelTime& row) const;
   // Device memory with random contents, ready for use on stream().
   Result<Buffer> random(Noise noise, i64 bytes);
+  const BenchYardsticks& yardsticks() const { return results_.yardsticks; }
   KernelBench& results() { return results_; }
 
  private:
   BenchSession(Backend& backend, const KernelBenchOptions& options);
   Status begin();
-  Result<double> median_us(const std::function<Status()>& launch);
+  Result<double> once_us(const Launch& launch);
   Status fill_pattern(Noise noise);
 
   Backend& backend_;
@@ -54,8 +61,8 @@ class BenchSession {
   std::unique_ptr<CudaStream> work_, flush_;
   Buffer flushed_bytes_;
   std::array<Buffer, static_cast<std::size_t>(Noise::kCount)> patterns_;
-  cudaEvent_t flushed_ = nullptr;
-  std::vector<cudaEvent_t> begin_, end_;  // one a repeat
+  cudaEvent_t flushed_ = nullptr, begin_ = nullptr, end_ = nullptr;
+  int flushes_ = 0;
   KernelBench results_;
 };
 
@@ -110,6 +117,9 @@ class RowMemory {
   Status status_;
   std::vector<Buffer> held_;
 };
+
+// The error of a run that had nothing to measure.
+tl::unexpected<Error> nothing_matches(const KernelBenchOptions& options);
 
 // The families of rows (one file each).
 Status bench_products(BenchSession& session);

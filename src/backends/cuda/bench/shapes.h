@@ -67,6 +67,55 @@ inline constexpr GroupedShape kGrouped[] = {
     {"Mixtral down", false, false, 8, 1024, 4096, 14336},
 };
 
+// FP8 products of experts that have `rows` rows together, by Zipf's law.
+struct SkewedShape {
+  const char* what;
+  i64 experts, rows, n, k;
+};
+
+inline constexpr SkewedShape kSkewed[] = {
+    {"V3 gate+up", 4, 1024, 4096, 7168},   {"V3 down", 4, 1024, 7168, 2048},
+    {"V3 gate+up", 4, 2048, 4096, 7168},   {"V3 down", 4, 2048, 7168, 2048},
+    {"V3 gate+up", 9, 2304, 4096, 7168},   {"V3 down", 9, 2304, 7168, 2048},
+    {"V3 gate+up", 32, 8192, 4096, 7168},  {"V3 down", 32, 8192, 7168, 2048},
+    {"V3 gate+up", 64, 16384, 4096, 7168}, {"V3 down", 64, 16384, 7168, 2048},
+};
+
+// A matrix of DeepSeek-V3, or one a local expert, over any number of rows.
+struct Projection {
+  const char *group, *what;
+  bool fp8;
+  i64 experts;  // 0: one matrix for all rows
+  i64 n, k;
+  bool out_f32 = false;
+  i64 most_rows = 8192;  // the head sees one token of each sequence
+};
+
+inline constexpr Projection kProjections[] = {
+    {"attention", "q_a+kv_a", true, 0, 2112, 7168},
+    {"attention", "q_b", true, 0, 24576, 1536},
+    {"attention", "kv_b", true, 0, 32768, 512},
+    {"attention", "o_proj", true, 0, 7168, 16384},
+    {"shared expert", "shared gate+up", true, 0, 4096, 7168},
+    {"shared expert", "shared down", true, 0, 7168, 2048},
+    {"dense layers", "dense gate+up", true, 0, 36864, 7168},
+    {"dense layers", "dense down", true, 0, 7168, 18432},
+    {"experts gate+up", "gate+up", true, 4, 4096, 7168},
+    {"experts gate+up", "gate+up", true, 9, 4096, 7168},
+    {"experts gate+up", "gate+up", true, 32, 4096, 7168},
+    {"experts down", "down", true, 4, 7168, 2048},
+    {"experts down", "down", true, 9, 7168, 2048},
+    {"experts down", "down", true, 32, 7168, 2048},
+    {"BF16", "head", false, 0, 129280, 7168, true, 512},
+    {"BF16", "router", false, 0, 256, 7168, true},
+};
+
+// Rows (of each expert, where there are several) that a sweep takes; and that tuning takes beside the rows of
+// the tables above.
+inline constexpr i64 kSweepRows[] = {1,   2,   4,   8,   16,   24,   32,   48,   64,   96,   128, 192,
+                                     256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192};
+inline constexpr i64 kTuneRows[] = {1, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192};
+
 // y [tokens, heads, n] = x [tokens, heads, k] times one matrix a head.
 struct HeadShape {
   const char* what;

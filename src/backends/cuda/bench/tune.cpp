@@ -1,0 +1,102 @@
+#include "backends/cuda/bench/tune.h"
+
+#include "backends/cuda/bench/operands.h"
+#include "backends/cuda/heuristics/dense_choice.h"
+#include "backends/cuda/heuristics/gemm_tile.h"
+
+namespace trireme::cuda {
+namespace {
+
+using Variant = std::function<cudaError_t(int)>;
+
+GemmRows rows_of(RowMemory& m, const TuneShape& c) {
+  if (c.layout == ProductRows::kMasked)
+    return masked_rows(c.experts, c.m, m.copy(even_sizes(c.experts, c.m)));
+  GemmRows r;
+  r.rows = c.experts * c.m;
+  if (c.layout == ProductRows::kDense) return r;
+  r.layout = RowLayout::packed;
+  r.experts = static_cast<int>(c.experts);
+  r.counts = m.copy(ends_of(even_sizes(c.experts, c.m))).data();
+  return r;
+}
+
+// The times of the variants that take the shape, and after them cuBLASLt's if `rival` is given.
+Status time_all(BenchSession& s, const Variant& run, const Launch& rival, TuneRow& row) {
+  std::vector<Launch> launches;
+  const int count = static_cast<int>(variant_tiles(row.shape.fp8).size());
+  for (int v = 0; v < count; ++v) {
+    const cudaError_t e = run(v);
+    if (e == cudaErrorInvalidValue) {
+      static_cast<void>(cudaGetLastError());  // not to be found again by the next call
+      continue;
+    }
+    TRY(status_of(e, "a variant of the product"));
+    row.times.push_back({.variant = v});
+    launches.push_back([&run, v] { return status_of(run(v), "a variant of the product"); });
+  }
+  TRY(s.stream().synchronize());
+  // A product that the library refuses has no figure.
+  if (rival && rival()) launches.push_back(rival);
+  if (launches.empty()) return {};
+  ASSIGN(const auto us, s.times_us(launches));
+  for (std::size_t i = 0; i < row.times.size(); ++i) row.times[i].us = us[i];
+  if (us.size() > row.times.size()) row.cublaslt_us = us.back();
+  return {};
+}
+
+Result<TuneRow> tune(BenchSession& s, const TuneShape& c) {
+  TuneRow row;
+  row.shape = c;
+  RowMemory m(s);
+  const GemmRows rows = rows_of(m, c);
+  const Quantised xq = c.fp8 ? m.quantised(rows.rows, c.k) : Quantised{};
+  const View x = c.fp8 ? View() : m.bf16({rows.rows, c.k});
+  const View out = m.room(c.out_f32 ? DType::kF32 : DType::kBF16, {rows.rows, c.n});
+  const auto w = random_weight(m, c.fp8, c.experts, c.n, c.k);
+  TRY(m.status());
+  const Operands o = {.x = x, .xq = xq, .w = *w, .out = out};
+  Variant run;
+  if (c.fp8) {
+    run = [&, g = fp8_args(o)](int v) mutable {
+      g.rows = rows, g.variant = v;
+      return gemm_fp8(g, s.stream().handle());
+    };
+  } else {
+    run = [&, g = bf16_args(o)](int v) mutable {
+      g.rows = rows, g.variant = v;
+      return gemm_bf16(g, s.stream().handle());
+    };
+  }
+  const bool dense = c.layout == ProductRows::kDense;
+  TRY(time_all(s, run, dense ? by_cublaslt(s, o) : nullptr, row));
+  row.floor_us = s.floor_us(
+      product_row({}, {}, c.fp8, c.experts, c.experts * c.m, c.n, c.k, c.out_f32 ? i64{4} : i64{2}));
+  row.chosen = choose_gemm_tile({.fp8 = c.fp8,
+                                 .rows_per_group = c.m,
+                                 .groups = c.experts,
+                                 .n = c.n,
+                                 .k = c.k,
+                                 .sms = s.device().chip().units});
+  row.serving_cublaslt = row.cublaslt_us > 0 && (!c.fp8 || cublaslt_is_faster(c.m, c.n, c.k));
+  return row;
+}
+
+}  // namespace
+
+Result<TuneBench> tune_kernels(Backend& backend, const KernelBenchOptions& options,
+                               const std::function<void(const TuneRow&)>& measured) {
+  ASSIGN(const auto s, BenchSession::open(backend, options));
+  TuneBench done{.yardsticks = s->yardsticks(), .rows = {}};
+  for (const TuneShape& shape : tune_shapes(options.rows)) {
+    if (!s->wanted({.kernel = shape.kernel(), .shape = shape.text()})) continue;
+    auto row = tune(*s, shape);
+    if (!row) return fail(row.error().code, "{} {}: {}", shape.kernel(), shape.text(), row.error().message);
+    if (measured) measured(*row);
+    done.rows.push_back(std::move(*row));
+  }
+  if (done.rows.empty()) return nothing_matches(options);
+  return done;
+}
+
+}  // namespace trireme::cuda
