@@ -44,7 +44,8 @@ void add_bench_kernels(CLI::App& app, Action& action) {
   app.add_option("--rows", flags->rows, "With --tune or --sweep: only these, as 64,128,256")->delimiter(',');
   app.add_option("--filter", flags->filter,
                  "Only kernels whose name and shape contain this, as they are printed");
-  app.add_option("--repeats", flags->repeats, "Runs of each to time; a quarter where one takes over 5 ms")
+  app.add_option("--repeats", flags->repeats,
+                 "Runs of each to time; where they are long fewer, down to a quarter")
       ->capture_default_str();
   app.add_option("--json", flags->json, "Also write the result here");
   app.callback([flags, &action] { action = [flags] { return run(*flags); }; });

@@ -33,8 +33,9 @@ void print_header(const Chip& chip, const cuda::BenchYardsticks& b) {
       "copy bandwidth {:.2f} TB/s (read + write, measured now); peaks {:.0f} / {:.0f} TFLOPS FP8 / BF16 "
       "(datasheet)\n",
       b.copy_bandwidth / 1e12, cuda::kDatasheetFp8 / 1e12, cuda::kDatasheetBf16 / 1e12);
-  fmt::print("medians, L2 flushed before each run, random data; {:.1f} us of each is the clock's own\n",
-             b.event_us);
+  fmt::print(
+      "medians, L2 flushed before each run, random data, rested GPU; {:.1f} us of each is the clock's own\n",
+      b.event_us);
 }
 
 Json head_json(const char* bench, const Chip& chip, const cuda::BenchYardsticks& b) {

@@ -2,7 +2,8 @@
 // chip's floor, cuBLASLt in the same run, and what the field's best kernel took elsewhere.
 //
 // L2 is flushed before each run, data is random, times are medians between two events on a stream; one kernel
-// at a time, so nothing else should run on the GPU. Not for use beside a serving engine.
+// at a time, so nothing else should run on the GPU. It rests between kernels, so that what ran before does
+// not slow the next one; under a sustained load clocks are lower. Not for use beside a serving engine.
 #pragma once
 #include <functional>
 #include <string>
@@ -46,7 +47,7 @@ struct KernelBench {
 
 struct KernelBenchOptions {
   std::string filter;  // only kernels whose "kernel shape" contains it
-  int repeats = 20;    // of each; a quarter of them where one takes more than 5 ms
+  int repeats = 20;    // of each; where they are long fewer, down to a quarter
   // Of tuning and sweeps (tune.h, sweep.h): rows of each expert instead of the usual ones.
   std::vector<i64> rows{};
   // Called once the yardsticks are known, and after each row.

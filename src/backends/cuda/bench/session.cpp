@@ -1,7 +1,9 @@
 #include "backends/cuda/bench/session.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <thread>
 
 #include "backends/cuda/measure.h"
 #include "base/rng.h"
@@ -12,7 +14,11 @@ namespace {
 constexpr i64 kFlushBytes = i64{256} << 20;  // five times the L2
 constexpr i64 kPatternBytes = i64{16} << 20;
 constexpr i64 kLatent = 512, kCacheToken = 656;  // of Noise::kFp8Cache
-constexpr double kLongUs = 5000, kFarBehind = 1.5;
+constexpr double kEnoughUs = 25000;              // of one kernel's runs together
+constexpr double kFarBehind = 1.5;
+// A GPU that has worked hard lowers its clock and takes up to 100 ms to raise it again, which would add a
+// fifth to whatever is timed next.
+constexpr double kRest = 4, kLongestRestUs = 100000;
 
 template <class T>
 void put(std::vector<u8>& to, i64 at, T value) {
@@ -99,6 +105,7 @@ Status BenchSession::begin() {
   BenchYardsticks& y = results_.yardsticks;
   y.cublaslt = lt_ != nullptr;
   ASSIGN(y.copy_bandwidth, measured_copy_bandwidth(backend_));
+  busy_us_ = kLongestRestUs;
   ASSIGN(y.event_us, time_us([] { return Status(); }));
   return {};
 }
@@ -120,27 +127,40 @@ Result<double> BenchSession::once_us(const Launch& launch) {
   TRY(work_->synchronize());
   float ms = 0;
   CUDA_TRY(cudaEventElapsedTime(&ms, begin_, end_));
-  return static_cast<double>(ms) * 1e3;
+  const double us = static_cast<double>(ms) * 1e3;
+  busy_us_ += us;
+  return us;
+}
+
+// In proportion to what ran since the rest before.
+void BenchSession::rest() {
+  std::this_thread::sleep_for(
+      std::chrono::duration<double, std::micro>(std::min(kRest * busy_us_, kLongestRestUs)));
+  busy_us_ = 0;
 }
 
 Result<std::vector<double>> BenchSession::times_us(std::span<const Launch> launches) {
+  rest();
   std::vector<double> first;  // warms up, and tells how long one takes
   for (const Launch& launch : launches) {
     TRY(launch());  // scratch grows, libraries choose
     TRY(work_->synchronize());
     ASSIGN(const double us, once_us(launch));
+    busy_us_ += us;  // of the run before it
     first.push_back(us);
+    if (launches.size() > 1) rest();
   }
   const double fastest = *std::min_element(first.begin(), first.end());
-  const int all = std::max(1, options_.repeats);
+  const int all = std::max(1, options_.repeats), least = (all + 3) / 4;
   std::vector<std::vector<double>> times(launches.size());
   for (int round = 0; round < all; ++round) {
     for (std::size_t i = 0; i < launches.size(); ++i) {
-      const bool fewer = first[i] > kLongUs || first[i] > kFarBehind * fastest;
-      if (fewer && round >= (all + 3) / 4) continue;
+      const bool enough = first[i] > kFarBehind * fastest || round * first[i] > kEnoughUs;
+      if (enough && round >= least) continue;
       ASSIGN(const double us, once_us(launches[i]));
       times[i].push_back(us);
     }
+    if (launches.size() > 1) rest();
   }
   std::vector<double> medians;
   for (auto& t : times) medians.push_back(median(std::move(t)));

@@ -38,7 +38,7 @@ class BenchSession {
   bool wanted(const KernelTime& row) const;
   // Times what `launch` queues on stream(), and `rival` (cuBLASLt with the same product) if it is given.
   Status measure(KernelTime row, const Launch& launch, const Launch& rival = nullptr);
-  // Medians in microseconds of what each queues on stream(). They take turns, so that clocks and heat are
+  // Medians in microseconds of what each queues on stream(). They take turns, so that clocks are
   // alike for all; those far behind the fastest get fewer. REQUIRES: not empty.
   Result<std::vector<double>> times_us(std::span<const Launch> launches);
   Result<double> time_us(const Launch& launch);
@@ -52,6 +52,7 @@ class BenchSession {
   BenchSession(Backend& backend, const KernelBenchOptions& options);
   Status begin();
   Result<double> once_us(const Launch& launch);
+  void rest();
   Status fill_pattern(Noise noise);
 
   Backend& backend_;
@@ -63,6 +64,7 @@ class BenchSession {
   std::array<Buffer, static_cast<std::size_t>(Noise::kCount)> patterns_;
   cudaEvent_t flushed_ = nullptr, begin_ = nullptr, end_ = nullptr;
   int flushes_ = 0;
+  double busy_us_ = 0;  // since the last rest
   KernelBench results_;
 };
 

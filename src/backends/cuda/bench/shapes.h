@@ -111,10 +111,11 @@ inline constexpr Projection kProjections[] = {
 };
 
 // Rows (of each expert, where there are several) that a sweep takes; and that tuning takes beside the rows of
-// the tables above.
+// the tables above, as long as all experts together have no more than kMostTuneRows: beyond, nothing changes.
 inline constexpr i64 kSweepRows[] = {1,   2,   4,   8,   16,   24,   32,   48,   64,   96,   128, 192,
                                      256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192};
 inline constexpr i64 kTuneRows[] = {1, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192};
+inline constexpr i64 kMostTuneRows = 16384;
 
 // y [tokens, heads, n] = x [tokens, heads, k] times one matrix a head.
 struct HeadShape {

@@ -64,7 +64,7 @@ std::vector<TuneShape> tune_shapes(const std::vector<i64>& rows) {
   const std::vector<i64> listed(std::begin(kTuneRows), std::end(kTuneRows));
   for (const auto& p : kProjections) {
     for (const i64 m : rows.empty() ? listed : rows) {
-      if (m > p.most_rows) continue;
+      if (m > p.most_rows || (rows.empty() && m * p.experts > kMostTuneRows)) continue;
       take({fmt::format("V3 {}", p.what), p.fp8, p.experts > 0 ? ProductRows::kPacked : ProductRows::kDense,
             std::max<i64>(1, p.experts), m, p.n, p.k, p.out_f32});
     }
