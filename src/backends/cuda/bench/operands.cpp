@@ -1,5 +1,7 @@
 #include "backends/cuda/bench/operands.h"
 
+#include <numeric>
+
 namespace trireme::cuda {
 namespace {
 
@@ -32,9 +34,8 @@ std::vector<i32> even_sizes(i64 experts, i64 rows) {
 }
 
 std::vector<i32> ends_of(const std::vector<i32>& sizes) {
-  std::vector<i32> ends;
-  i32 end = 0;
-  for (const i32 size : sizes) ends.push_back(end += size);
+  std::vector<i32> ends(sizes.size());
+  std::partial_sum(sizes.begin(), sizes.end(), ends.begin());
   return ends;
 }
 

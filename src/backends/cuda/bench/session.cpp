@@ -163,6 +163,7 @@ Result<std::vector<double>> BenchSession::times_us(std::span<const Launch> launc
     if (launches.size() > 1) rest();
   }
   std::vector<double> medians;
+  medians.reserve(times.size());
   for (auto& t : times) medians.push_back(median(std::move(t)));
   return medians;
 }
