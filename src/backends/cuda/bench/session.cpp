@@ -15,10 +15,11 @@ constexpr i64 kFlushBytes = i64{256} << 20;  // five times the L2
 constexpr i64 kPatternBytes = i64{16} << 20;
 constexpr i64 kLatent = 512, kCacheToken = 656;  // of Noise::kFp8Cache
 constexpr double kEnoughUs = 25000;              // of one kernel's runs together
-constexpr double kFarBehind = 1.5;
+constexpr double kFarBehind = 1.2;               // of several, those that are not worth more than kFewRounds
+constexpr int kFewRounds = 3;
 // A GPU that has worked hard lowers its clock and takes up to 100 ms to raise it again, which would add a
 // fifth to whatever is timed next.
-constexpr double kRest = 4, kLongestRestUs = 100000;
+constexpr double kRest = 2, kLongestRestUs = 100000;
 
 template <class T>
 void put(std::vector<u8>& to, i64 at, T value) {
@@ -141,24 +142,25 @@ void BenchSession::rest() {
 
 Result<std::vector<double>> BenchSession::times_us(std::span<const Launch> launches) {
   rest();
-  std::vector<double> first;  // warms up, and tells how long one takes
+  std::vector<double> least;  // so far
   for (const Launch& launch : launches) {
     TRY(launch());  // scratch grows, libraries choose
     TRY(work_->synchronize());
     ASSIGN(const double us, once_us(launch));
     busy_us_ += us;  // of the run before it
-    first.push_back(us);
+    least.push_back(us);
     if (launches.size() > 1) rest();
   }
-  const double fastest = *std::min_element(first.begin(), first.end());
-  const int all = std::max(1, options_.repeats), least = (all + 3) / 4;
+  const int all = std::max(1, options_.repeats), quarter = (all + 3) / 4;
   std::vector<std::vector<double>> times(launches.size());
   for (int round = 0; round < all; ++round) {
+    const double fastest = *std::min_element(least.begin(), least.end());
     for (std::size_t i = 0; i < launches.size(); ++i) {
-      const bool enough = first[i] > kFarBehind * fastest || round * first[i] > kEnoughUs;
-      if (enough && round >= least) continue;
+      if (round >= kFewRounds && least[i] > kFarBehind * fastest) continue;
+      if (round >= quarter && round * least[i] > kEnoughUs) continue;
       ASSIGN(const double us, once_us(launches[i]));
       times[i].push_back(us);
+      least[i] = std::min(least[i], us);
     }
     if (launches.size() > 1) rest();
   }

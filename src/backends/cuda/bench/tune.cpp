@@ -8,6 +8,7 @@ namespace trireme::cuda {
 namespace {
 
 using Variant = std::function<cudaError_t(int)>;
+constexpr int kRival = -1;
 
 GemmRows rows_of(RowMemory& m, const TuneShape& c) {
   if (c.layout == ProductRows::kMasked)
@@ -21,8 +22,10 @@ GemmRows rows_of(RowMemory& m, const TuneShape& c) {
   return r;
 }
 
-// The times of the variants that take the shape, and after them cuBLASLt's if `rival` is given.
-Status time_all(BenchSession& s, const Variant& run, const Launch& rival, TuneRow& row) {
+// The times of the variants that take the shape, and after them cuBLASLt's if `rival` is given. `running` is
+// the one that was started last: a fault on the GPU tells of itself only later.
+Status time_all(BenchSession& s, const Variant& variant, const Launch& rival, TuneRow& row, int& running) {
+  const auto run = [&](int v) { return variant(running = v); };
   std::vector<Launch> launches;
   const int count = static_cast<int>(variant_tiles(row.shape.fp8).size());
   for (int v = 0; v < count; ++v) {
@@ -32,12 +35,17 @@ Status time_all(BenchSession& s, const Variant& run, const Launch& rival, TuneRo
       continue;
     }
     TRY(status_of(e, "a variant of the product"));
+    TRY(s.stream().synchronize());
     row.times.push_back({.variant = v});
     launches.push_back([&run, v] { return status_of(run(v), "a variant of the product"); });
   }
-  TRY(s.stream().synchronize());
   // A product that the library refuses has no figure.
-  if (rival && rival()) launches.push_back(rival);
+  if (rival && rival()) {
+    launches.push_back([&] {
+      running = kRival;
+      return rival();
+    });
+  }
   if (launches.empty()) return {};
   ASSIGN(const auto us, s.times_us(launches));
   for (std::size_t i = 0; i < row.times.size(); ++i) row.times[i].us = us[i];
@@ -69,7 +77,14 @@ Result<TuneRow> tune(BenchSession& s, const TuneShape& c) {
     };
   }
   const bool dense = c.layout == ProductRows::kDense;
-  TRY(time_all(s, run, dense ? by_cublaslt(s, o) : nullptr, row));
+  int running = 0;
+  const Status timed = time_all(s, run, dense ? by_cublaslt(s, o) : nullptr, row, running);
+  if (!timed) {
+    const auto tiles = variant_tiles(c.fp8);
+    return fail(timed.error().code, "{}: {}",
+                running == kRival ? "cuBLASLt" : tiles[static_cast<std::size_t>(running)].text(),
+                timed.error().message);
+  }
   row.floor_us = s.floor_us(
       product_row({}, {}, c.fp8, c.experts, c.experts * c.m, c.n, c.k, c.out_f32 ? i64{4} : i64{2}));
   row.chosen = choose_gemm_tile({.fp8 = c.fp8,
