@@ -13,38 +13,44 @@ namespace trireme::cuda {
 
 // Of a workspace the first bytes are counters, as many for every kernel, so that kernels of any tile may use it
 // in turn: zero before the first launch, and left zero by each.
-inline constexpr int kSplitSumMaxCtas = 512;
-inline constexpr std::int64_t kSplitSumCounterBytes = kSplitSumMaxCtas * 16 * 4;
+inline constexpr int kSplitSumMaxCtas = 512, kSplitSumMaxWarps = 16;
+inline constexpr std::int64_t kSplitSumCounterBytes = kSplitSumMaxCtas * kSplitSumMaxWarps * 4;
 
 // A CTA leaves sums of at most two tiles: of the one that its run begins with, and of the one that it ends in.
+constexpr std::int64_t split_sum_bytes(int ctas, std::int64_t tile_floats) {
+  return kSplitSumCounterBytes + 2 * ctas * tile_floats * 4;
+}
+
 struct SplitSumPlace {
-  std::uint32_t* counters;  // [ctas][warps]: by the first CTA of a shared tile
-  float4* sums;             // [ctas][2][warps][4 floats a group][32 lanes]
+  std::uint32_t* counters;  // [kSplitSumMaxCtas][kSplitSumMaxWarps]: by the first CTA of a shared tile
+  float4* sums;             // [ctas][2][warps][groups][32 lanes]
 };
 
-// Steps of K of all tiles, dealt to `ctas` CTAs. REQUIRES: steps >= ctas >= 1.
+// `units` of work dealt to `ctas` CTAs in runs that differ by one at most.
 struct SplitRuns {
-  std::int64_t steps;
-  int ctas;
+  std::uint32_t least, longer;  // units of a run; so many runs, the first ones, have one more
 
-  __device__ std::int64_t begin(int cta) const { return cta * steps / ctas; }
-  __device__ int owner(std::int64_t step) const {
-    return static_cast<int>(((step + 1) * ctas - 1) / steps);
+  __device__ SplitRuns(std::uint32_t units, std::uint32_t ctas) : least(units / ctas), longer(units % ctas) {}
+  __device__ std::uint32_t begin(std::uint32_t cta) const { return cta * least + min(cta, longer); }
+  // REQUIRES: unit < units.
+  __device__ int owner(std::uint32_t unit) const {
+    const std::uint32_t in_longer = longer * (least + 1);
+    return static_cast<int>(unit < in_longer ? unit / (least + 1) : longer + (unit - in_longer) / least);
   }
 };
 
-// The CTAs that share a tile.
+// The CTAs that share a tile, in the order of K.
 struct SplitShare {
-  int first, last;   // CTAs, in the order of K
-  bool first_ends;   // the tile is not what the first CTA's run begins with
-  __device__ bool alone() const { return first == last; }
+  int first, last;
+  bool first_ends;  // the tile is not what the first CTA's run begins with
   __device__ int slot(int cta) const { return 2 * cta + (cta == first && first_ends ? 1 : 0); }
 };
 
-__device__ __forceinline__ SplitShare share_of(const SplitRuns& runs, std::int64_t tile_begin,
-                                               int tile_steps) {
+__device__ __forceinline__ SplitShare share_of(const SplitRuns& runs, std::uint32_t tile_begin,
+                                               std::uint32_t tile_units) {
   const int first = runs.owner(tile_begin);
-  return {first, runs.owner(tile_begin + tile_steps - 1), runs.begin(first) < tile_begin};
+  return {first, runs.owner(tile_begin + tile_units - 1),
+          runs.begin(static_cast<std::uint32_t>(first)) < tile_begin};
 }
 
 __device__ __forceinline__ std::uint32_t arrive_acq_rel(std::uint32_t* counter) {
@@ -53,69 +59,60 @@ __device__ __forceinline__ std::uint32_t arrive_acq_rel(std::uint32_t* counter) 
   return before;
 }
 
-// What a warp holds of a tile: kBlocks blocks of kGroups groups of 4 floats a lane, of which the first `used`
-// of each block matter.
-template <int kWarps, int kBlocks, int kGroups>
+// Of a tile a warp holds kGroups groups of 4 floats a lane, the first `used` of which matter; kWarps warps hold
+// all of it.
+template <int kWarps, int kGroups>
 class SplitSum {
  public:
-  static constexpr int kFloats = 4 * kBlocks * kGroups;
-  static constexpr std::int64_t kWarpWords = std::int64_t{32} * kBlocks * kGroups;  // float4
-
-  static_assert(kWarps <= 16);
-
-  // Of the workspace of a launch on `ctas` CTAs, at most kSplitSumMaxCtas.
-  __host__ static constexpr std::int64_t bytes(int ctas) {
-    return kSplitSumCounterBytes + 2 * kWarps * kWarpWords * 16 * ctas;
-  }
+  static_assert(kWarps <= kSplitSumMaxWarps);
 
   // Every lane of the warp. True for the last of the warps that share: acc is then the sum of all.
-  __device__ static bool add(float (&acc)[kFloats], const SplitSumPlace& place, const SplitShare& share,
+  __device__ static bool add(float (&acc)[4 * kGroups], const SplitSumPlace& place, const SplitShare& share,
                              int cta, int warp, int used) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    float4* mine = words(place, share.slot(cta), warp) + lane;
+    float4* mine = words(place, share.slot(cta), warp);
 #pragma unroll
-    for (int i = 0; i < kBlocks * kGroups; ++i) {
-      if (i % kGroups >= used) continue;
-      __stcg(mine + 32 * i, make_float4(acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3]));
+    for (int i = 0; i < kGroups; ++i) {
+      if (i < used)
+        __stcg(mine + 32 * i, make_float4(acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3]));
     }
     __syncwarp();
     std::uint32_t before = 0;
-    std::uint32_t* counter = place.counters + share.first * kWarps + warp;
+    std::uint32_t* counter = place.counters + share.first * kSplitSumMaxWarps + warp;
     if (lane == 0) before = arrive_acq_rel(counter);
     before = __shfl_sync(~0u, before, 0);
     if (before != static_cast<std::uint32_t>(share.last - share.first)) return false;
     if (lane == 0) *counter = 0;
 #pragma unroll
-    for (int c = 0; c < kBlocks * kGroups; c += kChunk) add_chunk(acc, c, place, share, cta, warp, used);
+    for (int c = 0; c < kGroups; c += kChunk) add_chunk(acc, c, place, share, cta, warp, used);
     return true;
   }
 
  private:
-  // Loads on their way at once, of kChunk groups of kBatch CTAs: enough to fill the path to L2.
-  static constexpr int kChunk = kBlocks * kGroups < 4 ? kBlocks * kGroups : 4, kBatch = 16 / kChunk;
+  // Loads on their way at once: of kChunk groups of kBatch CTAs.
+  static constexpr int kChunk = kGroups < 4 ? kGroups : 4, kBatch = 8 / kChunk;
 
   __device__ static float4* words(const SplitSumPlace& place, int slot, int warp) {
-    return place.sums + (static_cast<std::int64_t>(slot) * kWarps + warp) * kWarpWords;
+    return place.sums + (static_cast<std::int64_t>(slot) * kWarps + warp) * kGroups * 32 + threadIdx.x % 32;
   }
 
-  __device__ __forceinline__ static void add_chunk(float (&acc)[kFloats], int chunk, const SplitSumPlace& place,
-                                                   const SplitShare& share, int cta, int warp, int used) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+  __device__ __forceinline__ static void add_chunk(float (&acc)[4 * kGroups], int chunk,
+                                                   const SplitSumPlace& place, const SplitShare& share, int cta,
+                                                   int warp, int used) {
     float sum[4 * kChunk] = {};
     for (int from = share.first; from <= share.last; from += kBatch) {
       float4 v[kBatch][kChunk];
 #pragma unroll
       for (int b = 0; b < kBatch; ++b) {
-        if (from + b > share.last || from + b == cta) continue;
-        const float4* theirs = words(place, share.slot(from + b), warp) + 32 * chunk + lane;
+        const float4* theirs = words(place, share.slot(from + b), warp) + 32 * chunk;
+        const bool other = from + b <= share.last && from + b != cta;
 #pragma unroll
         for (int i = 0; i < kChunk; ++i) {
-          if ((chunk + i) % kGroups < used) v[b][i] = __ldcg(theirs + 32 * i);
+          v[b][i] = other && chunk + i < used ? __ldcg(theirs + 32 * i) : make_float4(0, 0, 0, 0);
         }
       }
 #pragma unroll
       for (int b = 0; b < kBatch; ++b) {
-        if (from + b > share.last) continue;
         const bool own = from + b == cta;
 #pragma unroll
         for (int i = 0; i < kChunk; ++i) {

@@ -6,9 +6,7 @@
 namespace trireme::cuda {
 namespace {
 
-constexpr cudaError_t (*kLaunches[])(const ThinLaunch&) = {
-    launch_thin_16x128, launch_thin_32x128,  launch_thin_32x256, launch_thin_64x128,
-    launch_thin_64x256, launch_thin_128x128, launch_thin_128x256};
+constexpr cudaError_t (*kLaunches[])(const ThinLaunch&) = {launch_thin_32x256, launch_thin_64x256, launch_thin_32x128, launch_thin_64x128, launch_thin_16x128, launch_thin_64x64, launch_thin_32x64};
 static_assert(sizeof(kLaunches) / sizeof(kLaunches[0]) == kThinTileCount);
 
 bool aligned16(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
@@ -79,7 +77,7 @@ cudaError_t encode_maps(const GemmFp8Args& a, ThinTile tile, ThinLaunch& l) {
 
 std::int64_t thin_workspace_bytes(int variant, int ctas) {
   const ThinTile tile = kThinTiles[variant];
-  return kSplitSumCounterBytes + std::int64_t{2} * ctas * tile.tokens * tile.weights * 4;
+  return split_sum_bytes(ctas, std::int64_t{tile.tokens} * tile.weights);
 }
 
 cudaError_t gemm_thin_fp8(const ThinGemmArgs& args, cudaStream_t stream) {
@@ -110,6 +108,7 @@ cudaError_t gemm_thin_fp8(const ThinGemmArgs& args, cudaStream_t stream) {
   p.out_f32 = a.out_f32;
   p.least_steps = args.least_steps;
   const std::int64_t tiles = most_token_tiles(a.rows, tile.tokens) * blocks(a.n, tile.weights);
+  if (tiles * p.k_blocks > 0x7FFFFFFF) return cudaErrorInvalidValue;
   const std::int64_t parts = p.least_steps == 0 ? tiles : blocks(tiles * p.k_blocks, p.least_steps);
   l.ctas = static_cast<int>(parts < sms ? parts : sms);
   if (p.least_steps > 0) {

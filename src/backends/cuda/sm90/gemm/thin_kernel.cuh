@@ -1,7 +1,8 @@
 #pragma once
 // The GEMM kernel for few tokens, where the time is that of reading the weights: rows of the weights take the
 // side of the multiply that comes in 64s, tokens the side that comes in 8s, and the sums are transposed on
-// their way out. Eight math warps; a ninth feeds a ring of stages that takes nearly all shared memory.
+// their way out. One warp feeds a ring of stages that takes most of shared memory; four warpgroups multiply,
+// so that the latency of a step of one hides behind the others.
 
 #include <cuda.h>
 
@@ -12,23 +13,30 @@
 
 namespace trireme::cuda {
 
-// kTokens x kWeights of the output in a tile; each of the two warpgroups has half of the weights' rows.
+// A tile is kTokens x kWeights of the output. The math warpgroups stand kWgM below each other; where that is
+// fewer than four, kWgK take turns with the steps of K.
 template <int kTokensOf, int kWeightsOf>
 struct ThinConfig {
   static constexpr int kTokens = kTokensOf, kWeights = kWeightsOf;
-  static constexpr int kBlocks = kWeights / 128;  // multiplies of 64 rows in a warpgroup
+  static constexpr int kWgM = kWeights / 64, kWgK = 4 / kWgM;
   static constexpr int kXBytes = kTokens * 128, kWBytes = kWeights * 128;
   // The copy engine starts a row of scales at a multiple of 16 bytes, a tile anywhere: up to 3 more are copied.
   static constexpr int kScaleBox = kTokens + 4, kScaleStride = (kScaleBox + 31) / 32 * 32;
   static constexpr int kCopiedBytes = kXBytes + kWBytes + kScaleBox * 4;
   static constexpr int kStageBytes = kXBytes + kWBytes + kScaleStride * 4;
-  static constexpr int kOtherBytes = 1024 + 256;  // what aligning costs, the barriers
+  // Of those that took turns, so many have part of the tile's tokens each in the end.
+  static constexpr int kOwners = kWgK < kTokens / 16 ? kWgK : kTokens / 16, kOwnTokens = kTokens / kOwners;
+  static constexpr int kTurnsBytes = kWgM * (kWgK - 1) * 64 * kTokens * 4;
+  static constexpr int kPieces = 4;  // that the feeding warp may be ahead
+  static constexpr int kOtherBytes = 1024 + 512 + kTurnsBytes;  // what aligning costs; barriers and pieces
   static constexpr int kSmemMost = 227 * 1024 - kOtherBytes;
   static constexpr int kStages = kSmemMost / kStageBytes < 12 ? kSmemMost / kStageBytes : 12;
   static constexpr int kSmemBytes = kStages * kStageBytes + kOtherBytes;
-  static constexpr int kMathWarps = 8, kThreads = 384;  // the rest is the feeding warp's warpgroup
-  using Sum = SplitSum<kMathWarps, kBlocks, kTokens / 8>;
-  static_assert(kStages >= 3 && kXBytes % 1024 == 0 && kWeights % 128 == 0);
+  static constexpr int kMathWarps = 16, kThreads = 32 * (kMathWarps + 1);
+  // Whether registers hold the tokens' scales while a step is multiplied, so that its stage is free at once.
+  static constexpr bool kScalesFirst = kTokens < 64 || kWgK == 1;
+  using Sum = SplitSum<4 * kWgM * kOwners, kOwnTokens / 8>;
+  static_assert(kWgM * kWgK == 4 && kTokens % 16 == 0 && kStages >= 3);
 };
 
 template <class C>
@@ -36,14 +44,21 @@ struct ThinSmem {
   unsigned char* w;        // [stages][kWeights][128 bytes], swizzled
   unsigned char* x;        // [stages][kTokens][128 bytes], swizzled
   float* scale;            // [stages][kScaleStride]
+  float4* turns;           // [kWgM][owners][kWgK - 1][kOwnTokens / 8][128 threads]
+  ThinPiece* pieces;       // [kPieces]
   Mbarrier *full, *empty;  // [stages]
+  Mbarrier *piece_full, *piece_empty;  // [kPieces]
 
   __device__ explicit ThinSmem(unsigned char* raw) {
     w = raw + (1024 - smem_address(raw) % 1024) % 1024;
     x = w + C::kStages * C::kWBytes;
     scale = reinterpret_cast<float*>(x + C::kStages * C::kXBytes);
-    full = reinterpret_cast<Mbarrier*>(scale + C::kStages * C::kScaleStride);
+    turns = reinterpret_cast<float4*>(scale + C::kStages * C::kScaleStride);
+    pieces = reinterpret_cast<ThinPiece*>(reinterpret_cast<unsigned char*>(turns) + C::kTurnsBytes);
+    full = reinterpret_cast<Mbarrier*>(pieces + C::kPieces);
     empty = full + C::kStages;
+    piece_full = empty + C::kStages;
+    piece_empty = piece_full + C::kPieces;
   }
 };
 
@@ -57,32 +72,34 @@ __device__ __forceinline__ void load_weights(const CUtensorMap* map_w, const Thi
               piece.weights_again ? L2Hint::normal : L2Hint::evict_first);
 }
 
-// The first stages' weights, while the kernel before drains. Returns how many.
-template <class C>
-__device__ __forceinline__ int feed_early(const CUtensorMap* map_w, const ThinParams& p,
-                                          const ThinSmem<C>& smem) {
-  ThinWalk<C::kTokens, C::kWeights> walk(p);
-  ThinPiece piece;
-  int stage = 0;
-  while (stage < C::kStages && walk.next(piece)) {
-    for (int i = 0; i < piece.steps && stage < C::kStages; ++i, ++stage) {
-      if (threadIdx.x % 32 == 0) load_weights<C>(map_w, p, smem, stage, piece, piece.k + i);
-    }
-  }
-  return stage;
-}
-
+// The feeding warp: tells the math warps the pieces, and feeds them. It need not wait for them to begin.
 template <class C>
 __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap* map_w,
                                      const CUtensorMap* map_scale, const ThinParams& p,
-                                     const ThinSmem<C>& smem, int early) {
+                                     const ThinSmem<C>& smem) {
+  const bool leader = threadIdx.x % 32 == 0;
+  if (p.counts != nullptr) grid_dependency_wait();
   ThinWalk<C::kTokens, C::kWeights> walk(p);
+  ThinPiece piece = walk.next();
+  // The first weights, while the kernel before drains.
+  int early = min(piece.steps, C::kStages);
+  for (int i = 0; i < early; ++i) {
+    if (leader) load_weights<C>(map_w, p, smem, i, piece, piece.k + i);
+  }
+  __syncthreads();  // the barriers are there
+  grid_launch_dependents();
   ThinRing<C::kStages> at;
-  ThinPiece piece;
-  while (walk.next(piece)) {
-    for (int k = piece.k; k < piece.k + piece.steps; ++k, at.advance()) {
+  for (ThinRing<C::kPieces> told;; told.advance(1)) {
+    mbarrier_wait(&smem.piece_empty[told.stage], told.parity ^ 1);
+    if (leader) {
+      smem.pieces[told.stage] = piece;
+      mbarrier_arrive(&smem.piece_full[told.stage]);
+    }
+    if (piece.steps == 0) return;
+    grid_dependency_wait();
+    for (int k = piece.k; k < piece.k + piece.steps; ++k, at.advance(1)) {
       mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
-      if (threadIdx.x % 32 == 0) {
+      if (leader) {
         Mbarrier* full = &smem.full[at.stage];
         if (early-- <= 0) load_weights<C>(map_w, p, smem, at.stage, piece, k);
         tma_load_2d(smem.x + at.stage * C::kXBytes, map_x, full, k * 128, piece.row);
@@ -90,6 +107,7 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
       }
       __syncwarp();
     }
+    piece = walk.next();
   }
 }
 
@@ -100,34 +118,28 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   extern __shared__ unsigned char raw[];
   const ThinSmem<C> smem(raw);
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and known to be
-  int early = 0;
-  if (warp == C::kMathWarps) {
-    if (threadIdx.x % 32 == 0) {
-      prefetch_tensor_map(&map_w);
-      prefetch_tensor_map(&map_x);
-      prefetch_tensor_map(&map_scale);
-      for (int s = 0; s < C::kStages; ++s) {
-        mbarrier_init(&smem.full[s], 1);
-        mbarrier_init(&smem.empty[s], C::kMathWarps);
-      }
-      fence_mbarrier_init();
-      fence_proxy_async();
-    }
-    __syncwarp();
-    if (p.counts == nullptr) early = feed_early<C>(&map_w, p, smem);
-  }
-  grid_launch_dependents();
-  __syncthreads();
-  if (warp >= C::kMathWarps) {
-    register_limit_decrease<56>();
-    if (warp == C::kMathWarps) {
-      grid_dependency_wait();
-      feed<C>(&map_x, &map_w, &map_scale, p, smem, early);
-    }
-  } else {
-    register_limit_increase<224>();
+  if (warp < C::kMathWarps) {
+    __syncthreads();
     multiply_thin<C>(p, smem, warp);
+    return;
   }
+  if (threadIdx.x % 32 == 0) {
+    prefetch_tensor_map(&map_w);
+    for (int s = 0; s < C::kStages; ++s) {
+      mbarrier_init(&smem.full[s], 1);
+      mbarrier_init(&smem.empty[s], 4 * C::kWgM);
+    }
+    for (int s = 0; s < C::kPieces; ++s) {
+      mbarrier_init(&smem.piece_full[s], 1);
+      mbarrier_init(&smem.piece_empty[s], C::kMathWarps);
+    }
+    fence_mbarrier_init();
+    fence_proxy_async();
+    prefetch_tensor_map(&map_x);
+    prefetch_tensor_map(&map_scale);
+  }
+  __syncwarp();
+  feed<C>(&map_x, &map_w, &map_scale, p, smem);
 }
 
 }  // namespace trireme::cuda

@@ -20,54 +20,52 @@ struct ThinParams {
   void* out;                // [rows, n]
   std::int64_t out_stride;  // elements
   bool out_f32;
-  int least_steps;      // a CTA takes at least so many steps, tiles may be shared; 0: tiles are not
+  int least_steps;      // tiles may be shared, a CTA takes at least so many steps; 0: none is
   SplitSumPlace split;  // where they are
 };
 
 // Consecutive steps of K of one tile.
-struct ThinPiece {
+struct alignas(16) ThinPiece {
   int expert;
   int row;   // of x, the tile's first token
   int rows;  // of this expert from there on, at least 1; may exceed the tile
   int col;   // the tile's first row of the weights of this expert
-  int k, steps;
+  int k, steps;  // steps 0: there are no more pieces
   bool weights_again;  // other tiles read the same weights
-  std::int64_t begin;  // the tile's first step among all
+  SplitShare share;    // where steps are not all of the tile's
 };
 
-// Every warp of a CTA walks for itself, converged, and all see the same pieces. Lane l holds expert l of a
-// chunk of 32.
+// The pieces of this CTA, for one converged warp. Lane l holds expert l of a chunk of 32.
 template <int kTokens, int kWeights>
 class ThinWalk {
  public:
+  // Reads the counts, where there are any.
   __device__ explicit ThinWalk(const ThinParams& p)
       : p_(p), lane_(static_cast<int>(threadIdx.x) % 32), n_blocks_((p.n + kWeights - 1) / kWeights) {
-    std::int64_t tiles = 0;
+    int tiles;
     if (p.experts == 1) {
       tiles = tiles_of(count_of(0));
     } else {
-      int last = 0, mine = 0;
-      for (int e = lane_; e - lane_ < p.experts; e += 32) mine += tiles_of(lane_count(e, last).count);
-      for (int d = 16; d > 0; d /= 2) mine += __shfl_xor_sync(~0u, mine, d);
-      tiles = mine;
+      int last = 0;
+      tiles = 0;
+      for (int e = lane_; e - lane_ < p.experts; e += 32) tiles += tiles_of(lane_rows(e, last).count);
+      for (int d = 16; d > 0; d /= 2) tiles += __shfl_xor_sync(~0u, tiles, d);
     }
-    const int grid = static_cast<int>(gridDim.x), cta = static_cast<int>(blockIdx.x);
-    const std::int64_t steps = tiles * p.k_blocks;
-    if (steps == 0) return;
-    if (p.least_steps > 0) {
-      const std::int64_t most = steps / p.least_steps;
-      runs_ = {steps, most < 1 ? 1 : static_cast<int>(most < grid ? most : grid)};
-      at_ = cta < runs_.ctas ? runs_.begin(cta) : steps;
-      end_ = cta < runs_.ctas ? runs_.begin(cta + 1) : steps;
-    } else {
-      at_ = tiles * cta / grid * p.k_blocks;
-      end_ = tiles * (cta + 1) / grid * p.k_blocks;
-    }
-    tile_ = static_cast<int>(at_ / p.k_blocks);
+    const bool shared = p.least_steps > 0;
+    const std::uint32_t k_blocks = static_cast<std::uint32_t>(p.k_blocks);
+    const std::uint32_t units = static_cast<std::uint32_t>(tiles) * (shared ? k_blocks : 1);
+    std::uint32_t ctas = gridDim.x;
+    if (shared) ctas = min(ctas, max(units / static_cast<std::uint32_t>(p.least_steps), 1u));
+    runs_ = SplitRuns(units, ctas);
+    if (blockIdx.x >= ctas) return;
+    at_ = runs_.begin(blockIdx.x) * (shared ? 1 : k_blocks);
+    end_ = runs_.begin(blockIdx.x + 1) * (shared ? 1 : k_blocks);
+    tile_ = static_cast<int>(at_ / k_blocks);
   }
 
-  __device__ bool next(ThinPiece& piece) {
-    if (at_ >= end_) return false;
+  __device__ ThinPiece next() {
+    ThinPiece piece = {};
+    if (at_ >= end_) return piece;
     while (tile_ >= chunk_end_) load_chunk();
     const int local = tile_ - chunk_begin_;
     const int e = __popc(__ballot_sync(~0u, through_ <= local));
@@ -82,17 +80,14 @@ class ThinWalk {
     piece.rows = count - block_m * kTokens;
     piece.col = block_n * kWeights;
     piece.weights_again = token_tiles > 1;
-    piece.begin = static_cast<std::int64_t>(tile_) * p_.k_blocks;
-    piece.k = static_cast<int>(at_ - piece.begin);
-    piece.steps = static_cast<int>(min(static_cast<std::int64_t>(p_.k_blocks - piece.k), end_ - at_));
-    at_ += piece.steps;
+    const auto k_blocks = static_cast<std::uint32_t>(p_.k_blocks);
+    const std::uint32_t begin = static_cast<std::uint32_t>(tile_) * k_blocks;
+    piece.k = static_cast<int>(at_ - begin);
+    piece.steps = min(p_.k_blocks - piece.k, static_cast<int>(end_ - at_));
+    if (piece.steps < p_.k_blocks) piece.share = share_of(runs_, begin, k_blocks);
+    at_ += static_cast<std::uint32_t>(piece.steps);
     ++tile_;
-    return true;
-  }
-
-  __device__ SplitShare share(const ThinPiece& piece) const {
-    if (p_.least_steps == 0) return {0, 0, false};
-    return share_of(runs_, piece.begin, p_.k_blocks);
+    return piece;
   }
 
  private:
@@ -110,7 +105,7 @@ class ThinWalk {
   }
 
   // Of expert e, lane_ of its chunk. last: where the chunk before ended, and then where this one does.
-  __device__ Rows lane_count(int e, int& last) const {
+  __device__ Rows lane_rows(int e, int& last) const {
     const bool exists = e < p_.experts;
     if (p_.layout == RowLayout::packed) {
       const int end = exists ? min(p_.counts[e], p_.rows) : 0;
@@ -123,7 +118,7 @@ class ThinWalk {
   }
 
   __device__ void load_chunk() {
-    const Rows r = lane_count(chunk_ + lane_, last_end_);
+    const Rows r = lane_rows(chunk_ + lane_, last_end_);
     start_ = r.start;
     count_ = r.count;
     through_ = tiles_of(count_);
@@ -138,8 +133,8 @@ class ThinWalk {
 
   const ThinParams& p_;
   const int lane_, n_blocks_;
-  SplitRuns runs_ = {1, 1};
-  std::int64_t at_ = 0, end_ = 0;  // steps: the next, and this CTA's end
+  SplitRuns runs_ = SplitRuns(1, 1);
+  std::uint32_t at_ = 0, end_ = 0;  // steps: the next, and this CTA's end
   int tile_ = 0;
   int chunk_ = 0;                        // experts loaded so far
   int chunk_begin_ = 0, chunk_end_ = 0;  // tiles before the chunk's, and through them
