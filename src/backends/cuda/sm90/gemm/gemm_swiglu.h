@@ -26,7 +26,8 @@ struct GemmSwigluArgs {
   std::int64_t out_stride = 0;      // elements from row to row, a multiple of 8
   int n = 0, k = 0;                 // n % 128 == 0, k % 16 == 0
   GemmRows rows;
-  int sms = 0;  // CTAs at most; 0: all
+  int variant = -1;  // an index into kSwigluTiles; negative: choose_swiglu_tile
+  int sms = 0;       // CTAs at most; 0: all
 };
 
 // cudaErrorInvalidValue for what the comments exclude. rows == 0 does nothing.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string>
 
+#include "backends/cuda/heuristics/swiglu_choice.h"
 #include "backends/cuda/sm90/gemm/gemm_swiglu.h"
 #include "backends/cuda/sm90/gemm/gemm_testing.cuh"
 #include "backends/cuda/smxx/swiglu.h"
@@ -31,6 +32,13 @@ constexpr Case kCases[] = {
     {"packed-32x128-n2048-k7168", RowLayout::packed, 32, 128, 2048, 7168, 0},
     {"packed-64x32-n2048-k7168", RowLayout::packed, 64, 32, 2048, 7168, 0},
     {"packed-9x3640-n2048-k7168", RowLayout::packed, 9, 3640, 2048, 7168, 0},
+    {"packed-9x64-n2048-k7168", RowLayout::packed, 9, 64, 2048, 7168, 0},
+    {"packed-16x16-n2048-k7168", RowLayout::packed, 16, 16, 2048, 7168, 0},
+    {"packed-256x4-n2048-k7168", RowLayout::packed, 256, 4, 2048, 7168, 0},
+    {"dense-m16-n2048-k7168", RowLayout::dense, 1, 16, 2048, 7168, 0},
+    {"dense-m64-n2048-k7168", RowLayout::dense, 1, 64, 2048, 7168, 0},
+    {"dense-m128-n2048-k7168", RowLayout::dense, 1, 128, 2048, 7168, 0},
+    {"dense-m64-n18432-k7168", RowLayout::dense, 1, 64, 18432, 7168, 0},
     {"dense-m256-n2048-k7168", RowLayout::dense, 1, 256, 2048, 7168, 0},
     {"dense-m4096-n2048-k7168", RowLayout::dense, 1, 4096, 2048, 7168, 0},
     {"dense-m256-n18432-k7168", RowLayout::dense, 1, 256, 18432, 7168, 0},
@@ -61,18 +69,21 @@ class Bench {
   }
 
   void compare() {
-    const double one = time([&] { return fused(); });
     const double product = time([&] { return gemm(); });
     const double two = time([&] {
       const cudaError_t e = gemm();
       return e != cudaSuccess ? e : swiglu();
     });
+    std::printf("%-28s product %7.1f us, product and swiglu %7.1f\n", c_.name, product, two);
     const double flops = 4.0 * c_.experts * c_.m * c_.n * c_.k;
-    std::printf(
-        "%-28s fused %7.1f us %5.0f TFLOPS %5.2f TB/s   product %7.1f   product+swiglu %7.1f   gain "
-        "%5.2f%%\n",
-        c_.name, one, flops / one * 1e-6, static_cast<double>(w_.bytes()) / one * 1e-6, product, two,
-        100 * (two / one - 1));
+    for (int v = 0; v < kSwigluTileCount; ++v) {
+      if (c_.m > 256 && kSwigluTiles[v].bm < 128) continue;
+      const double one = time([&] { return fused(v); });
+      std::printf("  fused %3dx128 p%d s%d %7.1f us %5.0f TFLOPS %5.2f TB/s, gain %6.2f%%%s\n",
+                  kSwigluTiles[v].bm, kSwigluTiles[v].pair, kSwigluTiles[v].split, one, flops / one * 1e-6,
+                  static_cast<double>(w_.bytes()) / one * 1e-6, 100 * (two / one - 1),
+                  v == chosen() ? " *" : "");
+    }
     std::fflush(stdout);
   }
 
@@ -92,7 +103,10 @@ class Bench {
     r.rows_hint = c_.m;
     return r;
   }
-  cudaError_t fused() {
+  int chosen() const {
+    return choose_swiglu_tile({.rows_per_group = c_.m, .groups = c_.experts, .n = c_.n, .k = c_.k});
+  }
+  cudaError_t fused(int variant) {
     GemmSwigluArgs a;
     a.x = x_.get(), a.x_stride = c_.k;
     a.x_scale = x_scale_.get(), a.x_scale_stride = rows_;
@@ -100,6 +114,7 @@ class Bench {
     a.codes = codes_.get(), a.scale = scale_.get(), a.scale_stride = rows_;
     a.n = c_.n, a.k = c_.k;
     a.rows = rows();
+    a.variant = variant;
     return gemm_swiglu(a, nullptr);
   }
   cudaError_t gemm() {

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <random>
 
+#include "backends/cuda/heuristics/swiglu_choice.h"
 #include "backends/cuda/sm90/gemm/gemm_testing.cuh"
 
 namespace trireme::cuda {
@@ -138,7 +139,7 @@ struct SwigluOutput {
   std::vector<__nv_bfloat16> values;  // [rows][out_stride]
 };
 
-SwigluOutput run(const SwigluProblem& p, bool quantised, bool values) {
+SwigluOutput run(const SwigluProblem& p, bool quantised, bool values, int variant) {
   const auto rows = static_cast<std::size_t>(p.rows), n = static_cast<std::size_t>(p.c.n);
   DeviceBuffer<__nv_fp8_e4m3> codes(rows * n);
   DeviceBuffer<float> scale(n / 128 * static_cast<std::size_t>(p.scale_stride));
@@ -147,6 +148,7 @@ SwigluOutput run(const SwigluProblem& p, bool quantised, bool values) {
   must(cudaMemset(scale.get(), 0xFF, scale.bytes()), "poison");
   must(cudaMemset(out.get(), 0xFF, out.bytes()), "poison");
   GemmSwigluArgs a = p.args();
+  a.variant = variant;
   if (quantised) {
     a.codes = reinterpret_cast<std::uint8_t*>(codes.get());
     a.scale = scale.get();
@@ -161,13 +163,13 @@ SwigluOutput run(const SwigluProblem& p, bool quantised, bool values) {
   return {codes.host(), scale.host(), out.host()};
 }
 
-void expect_agrees(const SwigluCase& c) {
+void expect_agrees(const SwigluProblem& p, const std::vector<double>& want, int variant) {
+  const SwigluCase& c = p.c;
   SCOPED_TRACE(testing::Message() << "layout " << static_cast<int>(c.layout) << " experts " << c.rows.size()
-                                  << " first " << c.rows[0] << " n " << c.n << " k " << c.k);
-  const SwigluProblem p(c);
-  const std::vector<double> want = p.wanted();
-  const SwigluOutput both = run(p, true, true), codes_only = run(p, true, false),
-                     values_only = run(p, false, true);
+                                  << " first " << c.rows[0] << " n " << c.n << " k " << c.k << " variant "
+                                  << variant);
+  const SwigluOutput both = run(p, true, true, variant), codes_only = run(p, true, false, variant),
+                     values_only = run(p, false, true, variant);
   EXPECT_EQ(std::memcmp(both.codes.data(), codes_only.codes.data(), both.codes.size()), 0);
   EXPECT_EQ(std::memcmp(both.scale.data(), codes_only.scale.data(), both.scale.size() * 4), 0);
   EXPECT_EQ(std::memcmp(both.values.data(), values_only.values.data(), both.values.size() * 2), 0);
@@ -216,6 +218,12 @@ void expect_agrees(const SwigluCase& c) {
   EXPECT_LT(norm > 0 ? std::sqrt(error / norm) : 0.0, 4e-3);
 }
 
+void every_variant_agrees(const SwigluCase& c) {
+  const SwigluProblem p(c);
+  const std::vector<double> want = p.wanted();
+  for (int v = -1; v < kSwigluTileCount; ++v) expect_agrees(p, want, v);
+}
+
 const SwigluCase kSwigluCases[] = {
     {RowLayout::dense, {1}, 0, 128, 128},
     {RowLayout::dense, {77}, 0, 256, 208},
@@ -233,7 +241,7 @@ class GemmSwigluCase : public testing::TestWithParam<SwigluCase> {};
 
 TEST_P(GemmSwigluCase, AgreesWithFloat64AndQuantisesWhatItRounded) {
   if (no_gpu()) GTEST_SKIP() << "no GPU on this machine";
-  expect_agrees(GetParam());
+  every_variant_agrees(GetParam());
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, GemmSwigluCase, testing::ValuesIn(kSwigluCases));
@@ -243,21 +251,39 @@ TEST(GemmSwiglu, ManyExpertsMostOfThemEmpty) {
   std::mt19937_64 random(swiglu_seed());
   SwigluCase c{RowLayout::packed, {}, 0, 128, 256};
   for (int e = 0; e < 200; ++e) c.rows.push_back(random() % 3 == 0 ? static_cast<int>(random() % 40) : 0);
-  expect_agrees(c);
+  every_variant_agrees(c);
   c.layout = RowLayout::masked;
   c.max_m = 40;
-  expect_agrees(c);
+  every_variant_agrees(c);
+}
+
+// A row's result then has the same bits whatever else is computed.
+TEST(GemmSwiglu, VariantsThatDoNotSplitKAgreeToTheBit) {
+  if (no_gpu()) GTEST_SKIP() << "no GPU on this machine";
+  const SwigluProblem p({RowLayout::packed, {70, 0, 130, 3}, 0, 256, 1024});
+  const SwigluOutput first = run(p, true, true, 0);
+  for (int v = 1; v < kSwigluTileCount; ++v) {
+    if (kSwigluTiles[v].split > 1) continue;
+    const SwigluOutput other = run(p, true, true, v);
+    EXPECT_EQ(std::memcmp(first.codes.data(), other.codes.data(), first.codes.size()), 0) << "variant " << v;
+    EXPECT_EQ(std::memcmp(first.scale.data(), other.scale.data(), first.scale.size() * 4), 0)
+        << "variant " << v;
+    EXPECT_EQ(std::memcmp(first.values.data(), other.values.data(), first.values.size() * 2), 0)
+        << "variant " << v;
+  }
 }
 
 TEST(GemmSwiglu, BlocksOfZeros) {
   if (no_gpu()) GTEST_SKIP() << "no GPU on this machine";
   const SwigluProblem p({RowLayout::dense, {130}, 0, 128, 256});
   must(cudaMemset(p.x.get(), 0, p.x.bytes()), "zeros");
-  const SwigluOutput out = run(p, true, false);
-  for (const __nv_fp8_e4m3 c : out.codes) ASSERT_EQ(static_cast<float>(c), 0.0f);
-  for (int r = 0; r < p.rows; ++r) {
-    const float scale = out.scale[static_cast<std::size_t>(r)];
-    ASSERT_TRUE(std::isnormal(scale) && scale > 0);
+  for (int v = 0; v < kSwigluTileCount; ++v) {
+    const SwigluOutput out = run(p, true, false, v);
+    for (const __nv_fp8_e4m3 c : out.codes) ASSERT_EQ(static_cast<float>(c), 0.0f) << "variant " << v;
+    for (int r = 0; r < p.rows; ++r) {
+      const float scale = out.scale[static_cast<std::size_t>(r)];
+      ASSERT_TRUE(std::isnormal(scale) && scale > 0) << "variant " << v;
+    }
   }
 }
 
@@ -277,6 +303,9 @@ TEST(GemmSwiglu, RefusesWhatItCannotDo) {
   GemmSwigluArgs odd_k = a;
   odd_k.k = 120;
   EXPECT_EQ(gemm_swiglu(odd_k, nullptr), cudaErrorInvalidValue);
+  GemmSwigluArgs no_such_variant = a;
+  no_such_variant.variant = kSwigluTileCount;
+  EXPECT_EQ(gemm_swiglu(no_such_variant, nullptr), cudaErrorInvalidValue);
   GemmSwigluArgs nothing = a;
   nothing.rows.rows = 0;
   EXPECT_EQ(gemm_swiglu(nothing, nullptr), cudaSuccess);

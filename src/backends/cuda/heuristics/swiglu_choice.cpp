@@ -1,0 +1,82 @@
+#include "backends/cuda/heuristics/swiglu_choice.h"
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <limits>
+
+namespace trireme::cuda {
+namespace {
+
+// Microseconds on an H200, measured: a CTA's step of 128 of K, and what a tile costs beside its steps.
+constexpr double kFusedTile[] = {2.0, 2.5, 2.0, 5.0, 8.0};  // of each variant
+constexpr double kFusedStep[] = {0.80, 0.78, 0.52, 0.52, 0.52};
+constexpr double kHalfStep = 0.60;  // of 128 rows, where one warpgroup has none
+static_assert(std::size(kFusedTile) == kSwigluTileCount && std::size(kFusedStep) == kSwigluTileCount);
+
+// The plain product's tiles, likewise.
+struct ProductTile {
+  int bm, bn, split;
+  double step, tile;
+};
+constexpr ProductTile kProduct[] = {
+    {256, 128, 1, 0.84, 3.0},  {128, 128, 1, 0.43, 1.1}, {64, 128, 1, 0.33, 0.8}, {64, 64, 1, 0.28, 0.6},
+    {128, 128, 2, 0.43, 11.1}, {64, 128, 2, 0.33, 10.8}, {64, 128, 4, 0.33, 10.8}};
+constexpr double kLaunch = 4.0;
+constexpr double kSecondLaunch = 1.5, kPassBytesPerUs = 3.5e6;  // of SwiGLU by itself
+constexpr double kWeightBytesPerUs = 4.1e6;
+
+std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
+
+// The longer of the two, and somewhat more where they are alike.
+double both(double a, double b) { return std::pow(std::pow(a, 4) + std::pow(b, 4), 0.25); }
+
+// `tiles` of which `at_once` run together, each `each` long; all of them read `bytes` of weights.
+double rounds(std::int64_t tiles, std::int64_t at_once, double each, double bytes) {
+  if (at_once < 1) return std::numeric_limits<double>::infinity();
+  const double read = bytes / kWeightBytesPerUs / static_cast<double>(tiles);
+  const auto full = static_cast<double>(tiles / at_once), rest = static_cast<double>(tiles % at_once);
+  return full * both(each, read * static_cast<double>(at_once)) + (rest > 0 ? both(each, read * rest) : 0);
+}
+
+double weight_bytes(const SwigluShape& s) {
+  return 2.0 * static_cast<double>(s.groups) * static_cast<double>(s.n) * static_cast<double>(s.k);
+}
+
+double fused_cost(const SwigluShape& s, int variant) {
+  const SwigluTile& t = kSwigluTiles[variant];
+  const int cluster = t.pair * t.split;
+  const double step = t.bm == 128 && s.rows_per_group <= 64 ? kHalfStep : kFusedStep[variant];
+  const auto steps = static_cast<double>(blocks(blocks(s.k, 128), t.split));
+  const std::int64_t tiles = s.groups * blocks(s.rows_per_group, t.bm * t.pair) * blocks(s.n, 128);
+  // Clusters of three and more do not fill every part of the chip.
+  const std::int64_t at_once = s.sms / cluster - (cluster > 2 ? 1 : 0);
+  return kLaunch + rounds(tiles, at_once, steps * step + kFusedTile[variant], weight_bytes(s));
+}
+
+double parts_cost(const SwigluShape& s) {
+  double best = std::numeric_limits<double>::infinity();
+  for (const ProductTile& t : kProduct) {
+    const auto steps = static_cast<double>(blocks(blocks(s.k, 128), t.split));
+    const std::int64_t tiles = s.groups * blocks(s.rows_per_group, t.bm) * blocks(2 * s.n, t.bn);
+    best = std::min(best, rounds(tiles, s.sms / t.split, steps * t.step + t.tile, weight_bytes(s)));
+  }
+  const double values = static_cast<double>(s.groups * s.rows_per_group) * static_cast<double>(s.n);
+  return kLaunch + best + kSecondLaunch + 5 * values / kPassBytesPerUs;  // gate and up in, codes out
+}
+
+}  // namespace
+
+int choose_swiglu_tile(const SwigluShape& s) {
+  int best = 0;
+  for (int i = 1; i < kSwigluTileCount; ++i) {
+    if (fused_cost(s, i) < fused_cost(s, best)) best = i;
+  }
+  return best;
+}
+
+bool swiglu_fused_is_faster(const SwigluShape& s) {
+  return fused_cost(s, choose_swiglu_tile(s)) < parts_cost(s);
+}
+
+}  // namespace trireme::cuda

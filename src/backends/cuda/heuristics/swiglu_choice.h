@@ -1,0 +1,31 @@
+// Whether SwiGLU goes into its product's kernel, and with which tile. Pure: no CUDA here, tested on a CPU.
+#pragma once
+#include <cstdint>
+
+namespace trireme::cuda {
+
+// bm rows by 128 columns of the output. A `pair` of CTAs, one below the other, share the weights that they
+// load; `split` CTAs share the K of one tile.
+struct SwigluTile {
+  int bm, pair, split;
+};
+
+// An index into these is a `variant`. Those with split 1 add the products of a row in the same order, so that
+// its result has the same bits.
+inline constexpr SwigluTile kSwigluTiles[] = {{128, 1, 1}, {128, 2, 1}, {64, 1, 1}, {64, 1, 2}, {64, 1, 4}};
+inline constexpr int kSwigluTileCount = sizeof(kSwigluTiles) / sizeof(kSwigluTiles[0]);
+
+struct SwigluShape {
+  std::int64_t rows_per_group = 0;  // expected
+  std::int64_t groups = 1;          // experts, 1 for a dense product
+  std::int64_t n = 0, k = 0;        // n: of the output
+  int sms = 132;
+};
+
+// REQUIRES: all of the shape positive. The fastest variant.
+int choose_swiglu_tile(const SwigluShape&);
+
+// REQUIRES: as above. Whether that variant is faster than the product and SwiGLU behind it.
+bool swiglu_fused_is_faster(const SwigluShape&);
+
+}  // namespace trireme::cuda

@@ -1,0 +1,58 @@
+#include "backends/cuda/heuristics/swiglu_choice.h"
+
+#include <gtest/gtest.h>
+
+namespace trireme::cuda {
+namespace {
+
+SwigluShape experts(std::int64_t groups, std::int64_t rows) {
+  return {.rows_per_group = rows, .groups = groups, .n = 2048, .k = 7168};
+}
+SwigluShape dense(std::int64_t rows, std::int64_t n) {
+  return {.rows_per_group = rows, .groups = 1, .n = n, .k = 7168};
+}
+SwigluTile tile(const SwigluShape& s) { return kSwigluTiles[choose_swiglu_tile(s)]; }
+
+TEST(SwigluChoice, PairsWhereExpertsHaveManyRows) {
+  for (const SwigluShape& s : {experts(4, 512), experts(8, 1024), dense(4096, 2048)}) {
+    EXPECT_EQ(tile(s).bm, 128);
+    EXPECT_EQ(tile(s).pair, 2);
+    EXPECT_TRUE(swiglu_fused_is_faster(s)) << s.groups << " x " << s.rows_per_group;
+  }
+}
+
+TEST(SwigluChoice, NoPairsWhereHalfOfThemWouldBeIdle) {
+  EXPECT_EQ(tile(experts(32, 128)).pair, 1);
+  EXPECT_TRUE(swiglu_fused_is_faster(experts(32, 128)));
+}
+
+TEST(SwigluChoice, FewRowsAndFewColumnsDivideK) {
+  for (const std::int64_t rows : {1, 16, 64}) {
+    EXPECT_EQ(tile(dense(rows, 2048)).bm, 64);
+    EXPECT_GT(tile(dense(rows, 2048)).split, 1);
+  }
+}
+
+TEST(SwigluChoice, PartsWhereTilesOfTwoProductsFillTheChipBadly) {
+  EXPECT_FALSE(swiglu_fused_is_faster(experts(4, 128)));
+  EXPECT_FALSE(swiglu_fused_is_faster(dense(256, 18432)));
+}
+
+TEST(SwigluChoice, EveryShapeAndChipHasAVariant) {
+  for (const int sms : {1, 2, 78, 114, 132}) {
+    for (std::int64_t rows = 1; rows <= 100000; rows = rows * 3 + 1) {
+      for (const std::int64_t n : {128, 2048, 18432}) {
+        for (const std::int64_t k : {16, 512, 7168}) {
+          const SwigluShape s = {.rows_per_group = rows, .groups = 3, .n = n, .k = k, .sms = sms};
+          const int v = choose_swiglu_tile(s);
+          ASSERT_GE(v, 0);
+          ASSERT_LT(v, kSwigluTileCount);
+          ASSERT_LE(kSwigluTiles[v].pair * kSwigluTiles[v].split, sms);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace trireme::cuda
