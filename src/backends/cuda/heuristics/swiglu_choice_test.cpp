@@ -29,12 +29,15 @@ TEST(SwigluChoice, NoPairsWhereHalfOfThemWouldBeIdle) {
 TEST(SwigluChoice, FewRowsAndFewColumnsDivideK) {
   for (const std::int64_t rows : {1, 16, 64}) {
     EXPECT_EQ(tile(dense(rows, 2048)).bm, 64);
-    EXPECT_GT(tile(dense(rows, 2048)).split, 1);
+    EXPECT_EQ(tile(dense(rows, 2048)).split, 4);
+    EXPECT_TRUE(swiglu_fused_is_faster(dense(rows, 2048))) << rows;
   }
 }
 
 TEST(SwigluChoice, PartsWhereTilesOfTwoProductsFillTheChipBadly) {
   EXPECT_FALSE(swiglu_fused_is_faster(experts(4, 128)));
+  EXPECT_FALSE(swiglu_fused_is_faster(experts(9, 64)));
+  EXPECT_FALSE(swiglu_fused_is_faster(dense(128, 2048)));
   EXPECT_FALSE(swiglu_fused_is_faster(dense(256, 18432)));
 }
 
