@@ -42,13 +42,13 @@ TEST_P(Fused, ResidualsAreAddedToProducts) {
   for (const DType type : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
     for (const auto& [m, n, k] : {std::array<i64, 3>{1, 16, 64}, {17, 33, 100}, {130, 384, 1408}}) {
       const Stored s = stored(type, n, k);
-      const Host bias = random_host(rng, DType::kF32, {n});
-      for (const DType out_type : {tested.act(), DType::kF32}) {
-        const Host before = random_host(rng, out_type, {m, n}, 20);
-        for (const Host* b : {static_cast<const Host*>(nullptr), &bias}) {
+      const Host bias = random_host(rng, DType::kF32, {n}), x = act({m, k});
+      for (const Host* b : {static_cast<const Host*>(nullptr), &bias}) {
+        const LinearWeight w = prepared(tested, s, b), w_oracle = prepared(oracle, s, b);
+        for (const DType out_type : {tested.act(), DType::kF32}) {
           for (const bool in_place : {false, true}) {
-            const LinearWeight w = prepared(tested, s, b), w_oracle = prepared(oracle, s, b);
-            const Given g = give(act({m, k}), w.fp8_input);
+            const Given g = give(x, w.fp8_input);
+            const Host before = random_host(rng, out_type, {m, n}, 20);
             const View residual = tested.put(before, out_type, n + 8),
                        out = in_place ? residual : tested.poison(out_type, {m, n}, n + 16);
             RUN(tested, tested.ops().linear({.x = g.x, .w = &w, .out = out, .xq = g.xq, .residual = residual},
@@ -61,10 +61,10 @@ TEST_P(Fused, ResidualsAreAddedToProducts) {
             EXPECT_LT(relative_error(tested.get(out), oracle.get(expected)), kProduct)
                 << to_string(type) << " [" << n << ", " << k << "], " << m << " rows to "
                 << to_string(out_type) << (in_place ? ", in place" : "") << (b != nullptr ? ", bias" : "");
-            tested.clear();
-            oracle.clear();
           }
         }
+        tested.clear();
+        oracle.clear();
       }
     }
   }
