@@ -6,7 +6,7 @@
 namespace trireme::cuda {
 namespace {
 
-constexpr cudaError_t (*kLaunches[])(const ThinLaunch&) = {launch_thin_32x256, launch_thin_64x256, launch_thin_32x128, launch_thin_64x128, launch_thin_16x128, launch_thin_64x64, launch_thin_32x64};
+constexpr cudaError_t (*kLaunches[])(const ThinLaunch&) = {launch_thin_32x256, launch_thin_64x256, launch_thin_32x128, launch_thin_64x128, launch_thin_16x128, launch_thin_64x64, launch_thin_32x64, launch_thin_64x192};
 static_assert(sizeof(kLaunches) / sizeof(kLaunches[0]) == kThinTileCount);
 
 bool aligned16(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }

@@ -15,7 +15,7 @@ namespace trireme::cuda {
 struct ThinTile {
   int tokens, weights;
 };
-inline constexpr ThinTile kThinTiles[] = {{32, 256}, {64, 256}, {32, 128}, {64, 128}, {16, 128}, {64, 64}, {32, 64}};
+inline constexpr ThinTile kThinTiles[] = {{32, 256}, {64, 256}, {32, 128}, {64, 128}, {16, 128}, {64, 64}, {32, 64}, {64, 192}};
 inline constexpr int kThinTileCount = sizeof(kThinTiles) / sizeof(kThinTiles[0]);
 
 struct ThinGemmArgs {

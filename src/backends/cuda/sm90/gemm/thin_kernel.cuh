@@ -1,7 +1,7 @@
 #pragma once
 // The GEMM kernel for few tokens, where the time is that of reading the weights: rows of the weights take the
 // side of the multiply that comes in 64s, tokens the side that comes in 8s, and the sums are transposed on
-// their way out. One warp feeds a ring of stages that takes most of shared memory; four warpgroups multiply,
+// their way out. One warp feeds a ring of stages in shared memory; three or four warpgroups multiply,
 // so that the latency of a step of one hides behind the others.
 
 #include <cuda.h>
@@ -18,7 +18,7 @@ namespace trireme::cuda {
 template <int kTokensOf, int kWeightsOf>
 struct ThinConfig {
   static constexpr int kTokens = kTokensOf, kWeights = kWeightsOf;
-  static constexpr int kWgM = kWeights / 64, kWgK = 4 / kWgM;
+  static constexpr int kWgM = kWeights / 64, kWgK = kWgM < 3 ? 4 / kWgM : 1;
   static constexpr int kXBytes = kTokens * 128, kWBytes = kWeights * 128;
   // The copy engine starts a row of scales at a multiple of 16 bytes, a tile anywhere: up to 3 more are copied.
   static constexpr int kScaleBox = kTokens + 4, kScaleStride = (kScaleBox + 31) / 32 * 32;
@@ -29,14 +29,22 @@ struct ThinConfig {
   static constexpr int kTurnsBytes = kWgM * (kWgK - 1) * 64 * kTokens * 4;
   static constexpr int kPieces = 4;  // that the feeding warp may be ahead
   static constexpr int kOtherBytes = 1024 + 512 + kTurnsBytes;  // what aligning costs; barriers and pieces
-  static constexpr int kSmemMost = 227 * 1024 - kOtherBytes;
-  static constexpr int kStages = kSmemMost / kStageBytes < 12 ? kSmemMost / kStageBytes : 12;
+  // A stage is always the same turn's: its barrier's phases are told apart by parity, and another turn could
+  // come a round early.
+#ifndef THIN_RING
+#define THIN_RING 227
+#endif
+  static constexpr int kSmemMost = 227 * 1024 - kOtherBytes, kRing = THIN_RING * 1024;
+  static constexpr int kRingMost = kRing < kSmemMost ? kRing : kSmemMost;
+  static constexpr int kStages = (kRingMost / kStageBytes < 12 ? kRingMost / kStageBytes : 12) / kWgK * kWgK;
+  // Weights loaded before the tokens may be: more would keep the first tokens waiting behind them.
+  static constexpr int kEarly = kWBytes < 32768 ? 49152 / kWBytes : 1;
   static constexpr int kSmemBytes = kStages * kStageBytes + kOtherBytes;
-  static constexpr int kMathWarps = 16, kThreads = 32 * (kMathWarps + 1);
+  static constexpr int kMathWarps = 4 * kWgM * kWgK, kThreads = 32 * (kMathWarps + 1);
   // Whether registers hold the tokens' scales while a step is multiplied, so that its stage is free at once.
   static constexpr bool kScalesFirst = kTokens < 64 || kWgK == 1;
   using Sum = SplitSum<4 * kWgM * kOwners, kOwnTokens / 8>;
-  static_assert(kWgM * kWgK == 4 && kTokens % 16 == 0 && kStages >= 3);
+  static_assert(kWgM <= 4 && kTokens % 16 == 0 && kStages >= 3 && kEarly <= kStages);
 };
 
 template <class C>
@@ -82,7 +90,8 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
   ThinWalk<C::kTokens, C::kWeights> walk(p);
   ThinPiece piece = walk.next();
   // The first weights, while the kernel before drains.
-  int early = min(piece.steps, C::kStages);
+  int early = min(piece.steps, C::kEarly);
+#pragma unroll 1
   for (int i = 0; i < early; ++i) {
     if (leader) load_weights<C>(map_w, p, smem, i, piece, piece.k + i);
   }
@@ -97,6 +106,7 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
     }
     if (piece.steps == 0) return;
     grid_dependency_wait();
+#pragma unroll 1
     for (int k = piece.k; k < piece.k + piece.steps; ++k, at.advance(1)) {
       mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
       if (leader) {

@@ -29,5 +29,6 @@ cudaError_t launch_thin_64x128(const ThinLaunch&);
 cudaError_t launch_thin_16x128(const ThinLaunch&);
 cudaError_t launch_thin_64x64(const ThinLaunch&);
 cudaError_t launch_thin_32x64(const ThinLaunch&);
+cudaError_t launch_thin_64x192(const ThinLaunch&);
 
 }  // namespace trireme::cuda
