@@ -160,6 +160,7 @@ void CudaDevice::serve(std::unique_ptr<LinearOps> products, bool deterministic) 
 
 CudaDevice::~CudaDevice() {
   uploader_.reset();
+  products_.reset();  // may hold memory of the pool
   if (pool_ != nullptr) cudaMemPoolDestroy(pool_);
   if (pool_stream_ != nullptr) cudaStreamDestroy(pool_stream_);
 }

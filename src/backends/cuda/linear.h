@@ -1,5 +1,6 @@
 // Matrix products of the Ops table: weights as they lie on the GPU, and which kernel multiplies with them.
 #pragma once
+#include <map>
 #include <set>
 
 #include "backends/cuda/cublaslt/cublaslt.h"
@@ -24,6 +25,8 @@ struct PackedWeight {
   }
 };
 
+struct GemmSwigluArgs;
+
 // What the products of one backend share.
 class LinearOps {
  public:
@@ -45,6 +48,7 @@ class LinearOps {
   Status fp8_linear(const LinearArgs& a, const PackedWeight& w, CudaStream& stream);
   Status bf16_linear(const LinearArgs& a, const PackedWeight& w, CudaStream& stream);
   Status grouped_product(const GroupedLinearArgs& a, CudaStream& stream);
+  Status fused_swiglu(GemmSwigluArgs g, CudaStream& stream);
 
   std::unique_ptr<CublasLt> lt_;  // null where the library is missing: our own kernels do it all
   bool fp8_, deterministic_;
@@ -53,7 +57,8 @@ class LinearOps {
     bool fp8;
     auto operator<=>(const Shape&) const = default;
   };
-  std::set<Shape> shapes_;  // of matrices, each multiplied alone
+  std::set<Shape> shapes_;                       // of matrices, each multiplied alone
+  std::map<const CudaStream*, Buffer> meeting_;  // GemmSwigluArgs::workspace of each stream
 };
 
 // Bytes that one [n, k] matrix stored as `stored` takes. float32: its worst case, three terms.

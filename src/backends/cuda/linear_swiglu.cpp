@@ -69,15 +69,26 @@ SwigluShape shape_of(const Call& c) {
 
 }  // namespace
 
+Status LinearOps::fused_swiglu(GemmSwigluArgs g, CudaStream& stream) {
+  if (deterministic_) g.variant = kFixedTile;
+  // Made at the stream's first call that is not being recorded; without it no tile is shared.
+  Buffer& meeting = meeting_[&stream];
+  if (meeting.data() == nullptr && !stream.capturing()) {
+    ASSIGN(meeting, stream.device().allocate(gemm_swiglu_workspace_bytes(stream.device().sms())));
+    CUDA_TRY(cudaMemsetAsync(meeting.data(), 0, static_cast<std::size_t>(meeting.bytes()), stream.handle()));
+  }
+  g.workspace = meeting.data();
+  g.workspace_bytes = meeting.bytes();
+  CUDA_TRY(gemm_swiglu(g, stream.handle()));
+  return {};
+}
+
 Status LinearOps::linear_swiglu(const LinearSwigluArgs& a, CudaStream& stream) {
   if (a.w == nullptr || !a.w->packed) return invalid("linear_swiglu: the weight is not prepared");
   const Call c{packed(a.w->packed), a.xq, a.out, a.q};
   if (takes(c) && !a.w->bias && (deterministic_ || swiglu_fused_is_faster(shape_of(c)))) {
     TRY(check(c));
-    GemmSwigluArgs g = args_of(c);
-    if (deterministic_) g.variant = kFixedTile;
-    CUDA_TRY(gemm_swiglu(g, stream.handle()));
-    return {};
+    return fused_swiglu(args_of(c), stream);
   }
   TRY(linear({.x = a.x, .w = a.w, .out = a.gate_up, .xq = a.xq}, stream));
   return swiglu({.gate_up = a.gate_up, .out = a.out, .q = a.q}, stream);
@@ -94,9 +105,7 @@ Status LinearOps::grouped_linear_swiglu(const GroupedLinearSwigluArgs& a, CudaSt
     g.rows.layout = RowLayout::packed;
     g.rows.experts = static_cast<int>(c.w.count);
     g.rows.counts = a.expert_end.data();
-    if (deterministic_) g.variant = kFixedTile;
-    CUDA_TRY(gemm_swiglu(g, stream.handle()));
-    return {};
+    return fused_swiglu(g, stream);
   }
   TRY(grouped_linear({.x = a.x, .expert_end = a.expert_end, .w = a.w, .out = a.gate_up, .xq = a.xq}, stream));
   return swiglu({.gate_up = a.gate_up, .out = a.out, .q = a.q, .rows_used = a.expert_end}, stream);

@@ -9,8 +9,8 @@ namespace trireme::cuda {
 namespace {
 
 // Microseconds on an H200, measured: a CTA's step of 128 of K, and what a tile costs beside its steps.
-constexpr double kFusedTile[] = {2.0, 2.5, 2.0, 6.5, 8.0};  // of each variant
-constexpr double kFusedStep[] = {0.80, 0.78, 0.52, 0.52, 0.52};
+constexpr double kFusedTile[] = {2.0, 2.5, 2.0, 6.5, 8.0, 4.5};  // of each variant
+constexpr double kFusedStep[] = {0.80, 0.78, 0.52, 0.52, 0.52, 0.80};
 constexpr double kHalfStep = 0.60;  // of 128 rows, where one warpgroup has none
 static_assert(std::size(kFusedTile) == kSwigluTileCount && std::size(kFusedStep) == kSwigluTileCount);
 
@@ -25,6 +25,7 @@ constexpr ProductTile kProduct[] = {
 constexpr double kLaunch = 4.0;
 constexpr double kSecondLaunch = 1.5, kPassBytesPerUs = 3.5e6;  // of SwiGLU by itself
 constexpr double kWeightBytesPerUs = 4.1e6;
+constexpr double kApart = 1.3;      // what it costs that CTAs read the same weights at different times
 constexpr double kClearly = 0.985;  // below it these numbers tell two costs apart
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
@@ -32,12 +33,25 @@ std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) /
 // The longer of the two, and somewhat more where they are alike.
 double both(double a, double b) { return std::pow(std::pow(a, 4) + std::pow(b, 4), 0.25); }
 
-// `tiles` of which `at_once` run together, each `each` long; all of them read `bytes` of weights.
-double rounds(std::int64_t tiles, std::int64_t at_once, double each, double bytes) {
+// Blocks of bm rows, of all groups. Where the rows of each are only known about, the last block of each is
+// half full.
+double row_blocks(const SwigluShape& s, int bm) {
+  const auto groups = static_cast<double>(s.groups), rows = static_cast<double>(s.rows_per_group);
+  if (s.groups == 1 || s.even) return groups * std::ceil(rows / bm);
+  return groups * std::max(1.0, rows / bm + 0.5);
+}
+
+// `tiles` of which `at_once` run together, each `each` long; all of them read `bytes` of weights. shared: see
+// StreamWalk.
+double rounds(double tiles, std::int64_t at_once, double each, double bytes, bool shared = false) {
   if (at_once < 1) return std::numeric_limits<double>::infinity();
-  const double read = bytes / kWeightBytesPerUs / static_cast<double>(tiles);
-  const auto full = static_cast<double>(tiles / at_once), rest = static_cast<double>(tiles % at_once);
-  return full * both(each, read * static_cast<double>(at_once)) + (rest > 0 ? both(each, read * rest) : 0);
+  const auto most = static_cast<double>(at_once);
+  const double read = bytes / kWeightBytesPerUs / tiles;
+  const double full = std::floor(tiles / most), rest = tiles - full * most;
+  const double whole = full * both(each, read * most);
+  if (shared && full > 0 && full < 3 && rest > 0 && 2 * rest <= most)
+    return whole + ((1 + rest / most) * kApart - 1) * both(each, read * most);
+  return whole + (rest > 0 ? both(each, read * rest) : 0);
 }
 
 double weight_bytes(const SwigluShape& s) {
@@ -49,17 +63,17 @@ double fused_cost(const SwigluShape& s, int variant) {
   const int cluster = t.pair * t.split;
   const double step = t.bm == 128 && s.rows_per_group <= 64 ? kHalfStep : kFusedStep[variant];
   const auto steps = static_cast<double>(blocks(blocks(s.k, 128), t.split));
-  const std::int64_t tiles = s.groups * blocks(s.rows_per_group, t.bm * t.pair) * blocks(s.n, 128);
+  const double tiles = row_blocks(s, t.bm * t.pair) * static_cast<double>(blocks(s.n, 128));
   // Clusters of three and more do not fill every part of the chip.
   const std::int64_t at_once = s.sms / cluster - (cluster > 2 ? 2 : 0);
-  return kLaunch + rounds(tiles, at_once, steps * step + kFusedTile[variant], weight_bytes(s));
+  return kLaunch + rounds(tiles, at_once, steps * step + kFusedTile[variant], weight_bytes(s), t.shared);
 }
 
 double parts_cost(const SwigluShape& s) {
   double best = std::numeric_limits<double>::infinity();
   for (const ProductTile& t : kProduct) {
     const auto steps = static_cast<double>(blocks(blocks(s.k, 128), t.split));
-    const std::int64_t tiles = s.groups * blocks(s.rows_per_group, t.bm) * blocks(2 * s.n, t.bn);
+    const double tiles = row_blocks(s, t.bm) * static_cast<double>(blocks(2 * s.n, t.bn));
     best = std::min(best, rounds(tiles, s.sms / t.split, steps * t.step + t.tile, weight_bytes(s)));
   }
   const double values = static_cast<double>(s.groups * s.rows_per_group) * static_cast<double>(s.n);

@@ -6,19 +6,23 @@ namespace trireme::cuda {
 
 // bm rows by 128 columns of the output. A `pair` of CTAs, one below the other, share the weights that they
 // load; `split` CTAs share the K of one tile.
+// `shared`: where tiles do not divide evenly among the CTAs, two may share one, see swiglu_stream.cuh.
 struct SwigluTile {
   int bm, pair, split;
+  bool shared = false;
 };
 
-// An index into these is a `variant`. Those with split 1 add the products of a row in the same order, so that
-// its result has the same bits.
-inline constexpr SwigluTile kSwigluTiles[] = {{128, 1, 1}, {128, 2, 1}, {64, 1, 1}, {64, 1, 2}, {64, 1, 4}};
+// An index into these is a `variant`. Those with split 1 that do not share add the products of a row in the
+// same order, so that its result has the same bits.
+inline constexpr SwigluTile kSwigluTiles[] = {{128, 1, 1}, {128, 2, 1}, {64, 1, 1},
+                                              {64, 1, 2},  {64, 1, 4},  {128, 1, 1, true}};
 inline constexpr int kSwigluTileCount = sizeof(kSwigluTiles) / sizeof(kSwigluTiles[0]);
 
 struct SwigluShape {
-  std::int64_t rows_per_group = 0;  // expected
+  std::int64_t rows_per_group = 0;  // expected; of experts a mean, about which their loads lie
   std::int64_t groups = 1;          // experts, 1 for a dense product
   std::int64_t n = 0, k = 0;        // n: of the output
+  bool even = false;                // every group has just so many rows
   int sms = 132;
 };
 

@@ -99,7 +99,8 @@ struct KernelChoice {
 
 KernelChoice kernel_of(const SwigluTile& tile) {
   if (tile.bm == 64) return {fused::small::swiglu_small_kernel, fused::small::kSmemBytes};
-  return {tile.pair == 2 ? fused::swiglu_kernel<2> : fused::swiglu_kernel<1>, fused::kSmemBytes};
+  if (tile.pair == 2) return {fused::swiglu_kernel<2, false>, fused::kSmemBytes};
+  return {tile.shared ? fused::swiglu_kernel<1, true> : fused::swiglu_kernel<1, false>, fused::kSmemBytes};
 }
 
 // A launch of `ctas` in clusters; `attributes` must live as long as the result.
@@ -143,6 +144,10 @@ int chip_clusters(int variant, const KernelChoice& k, int cluster, int sms) {
 
 }  // namespace
 
+std::int64_t gemm_swiglu_workspace_bytes(int sms) {
+  return fused::kStreamFlagBytes + sms * fused::kStreamSumBytes;
+}
+
 cudaError_t gemm_swiglu(const GemmSwigluArgs& a, cudaStream_t stream) {
   if (!valid(a)) return cudaErrorInvalidValue;
   if (a.rows.rows == 0) return cudaSuccess;
@@ -156,10 +161,14 @@ cudaError_t gemm_swiglu(const GemmSwigluArgs& a, cudaStream_t stream) {
                                   .groups = r.experts,
                                   .n = a.n,
                                   .k = a.k,
+                                  .even = r.rows_hint > 0,
                                   .sms = sms});
   }
   if (variant >= kSwigluTileCount) return cudaErrorInvalidValue;
-  const SwigluTile tile = kSwigluTiles[variant];
+  SwigluTile tile = kSwigluTiles[variant];
+  if (a.rows.experts > 32 || sms > fused::kMostStreamCtas ||
+      a.workspace_bytes < gemm_swiglu_workspace_bytes(sms))
+    tile.shared = false;
 
   Launch l = {};
   cudaError_t e = encode_maps(a, tile, l);
@@ -178,6 +187,7 @@ cudaError_t gemm_swiglu(const GemmSwigluArgs& a, cudaStream_t stream) {
   g.split = tile.split * tile.pair;
   while (tile.split > 1 && g.split > g.k_blocks) g.split /= 2;
   g.group_m = 2048 / (tile.bm * tile.pair);
+  l.params.workspace = a.workspace;
   l.params.codes = a.codes;
   l.params.scale = a.scale;
   l.params.scale_stride = a.scale_stride;

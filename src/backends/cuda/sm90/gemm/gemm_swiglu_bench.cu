@@ -19,12 +19,20 @@ struct Case {
   RowLayout layout;
   int experts, m, n, k;  // m: rows of each expert; n: of the output
   int max_m;
+  bool uneven = false;  // packed only
 };
 
 constexpr Case kCases[] = {
     {"packed-4x512-n2048-k7168", RowLayout::packed, 4, 512, 2048, 7168, 0},
     {"masked-4x512-n2048-k7168", RowLayout::masked, 4, 512, 2048, 7168, 1024},
     {"packed-8x1024-n2048-k7168", RowLayout::packed, 8, 1024, 2048, 7168, 0},
+    {"uneven-4x512-n2048-k7168", RowLayout::packed, 4, 512, 2048, 7168, 0, true},
+    {"uneven-9x512-n2048-k7168", RowLayout::packed, 9, 512, 2048, 7168, 0, true},
+    {"packed-9x512-n2048-k7168", RowLayout::packed, 9, 512, 2048, 7168, 0},
+    {"uneven-4x256-n2048-k7168", RowLayout::packed, 4, 256, 2048, 7168, 0, true},
+    {"uneven-4x128-n2048-k7168", RowLayout::packed, 4, 128, 2048, 7168, 0, true},
+    {"uneven-8x1024-n2048-k7168", RowLayout::packed, 8, 1024, 2048, 7168, 0, true},
+    {"uneven-32x128-n2048-k7168", RowLayout::packed, 32, 128, 2048, 7168, 0, true},
     {"packed-4x256-n2048-k7168", RowLayout::packed, 4, 256, 2048, 7168, 0},
     {"packed-4x128-n2048-k7168", RowLayout::packed, 4, 128, 2048, 7168, 0},
     {"packed-4x64-n2048-k7168", RowLayout::packed, 4, 64, 2048, 7168, 0},
@@ -60,7 +68,9 @@ class Bench {
         gate_up_(size(rows_) * 2 * size(c.n)),
         codes_(size(rows_) * size(c.n)),
         scale_(size(c.n / 128) * size(rows_)),
-        flush_(std::size_t{256} << 20) {
+        flush_(std::size_t{256} << 20),
+        workspace_(size(gemm_swiglu_workspace_bytes(132))) {
+    must(cudaMemset(workspace_.get(), 0, workspace_.bytes()), "workspace");
     fill_normal<<<2048, 256>>>(x_.get(), x_.bytes(), 1, 100.0f);
     fill_normal<<<2048, 256>>>(w_.get(), w_.bytes(), 2, 100.0f);
     fill_scales<<<256, 256>>>(x_scale_.get(), x_scale_.bytes() / 4, 3);
@@ -79,8 +89,9 @@ class Bench {
     for (int v = 0; v < kSwigluTileCount; ++v) {
       if (c_.m > 256 && kSwigluTiles[v].bm < 128) continue;
       const double one = time([&] { return fused(v); });
-      std::printf("  fused %3dx128 p%d s%d %7.1f us %5.0f TFLOPS %5.2f TB/s, gain %6.2f%%%s\n",
-                  kSwigluTiles[v].bm, kSwigluTiles[v].pair, kSwigluTiles[v].split, one, flops / one * 1e-6,
+      std::printf("  fused %3dx128 p%d s%d%s %7.1f us %5.0f TFLOPS %5.2f TB/s, gain %6.2f%%%s\n",
+                  kSwigluTiles[v].bm, kSwigluTiles[v].pair, kSwigluTiles[v].split,
+                  kSwigluTiles[v].shared ? " shared" : "", one, flops / one * 1e-6,
                   static_cast<double>(w_.bytes()) / one * 1e-6, 100 * (two / one - 1),
                   v == chosen() ? " *" : "");
     }
@@ -88,9 +99,15 @@ class Bench {
   }
 
  private:
+  // uneven: expert e has 1 / (e + 1) of what the first has.
   static std::vector<int> counts(const Case& c) {
     std::vector<int> v;
-    for (int e = 0; e < c.experts; ++e) v.push_back(c.layout == RowLayout::packed ? (e + 1) * c.m : c.m);
+    double share = 0, sum = 0;
+    for (int e = 0; e < c.experts; ++e) sum += 1.0 / (e + 1);
+    for (int e = 0; e < c.experts; ++e) {
+      share += c.uneven ? 1.0 / (e + 1) / sum : 1.0 / c.experts;
+      v.push_back(c.layout == RowLayout::packed ? static_cast<int>(share * c.experts * c.m + 0.5) : c.m);
+    }
     return v;
   }
   GemmRows rows() const {
@@ -100,11 +117,12 @@ class Bench {
     r.counts = c_.layout == RowLayout::dense ? nullptr : ends_.get();
     r.rows = rows_;
     r.max_m = c_.max_m;
-    r.rows_hint = c_.m;
+    if (!c_.uneven) r.rows_hint = c_.m;
     return r;
   }
   int chosen() const {
-    return choose_swiglu_tile({.rows_per_group = c_.m, .groups = c_.experts, .n = c_.n, .k = c_.k});
+    return choose_swiglu_tile(
+        {.rows_per_group = c_.m, .groups = c_.experts, .n = c_.n, .k = c_.k, .even = !c_.uneven});
   }
   cudaError_t fused(int variant) {
     GemmSwigluArgs a;
@@ -115,6 +133,8 @@ class Bench {
     a.n = c_.n, a.k = c_.k;
     a.rows = rows();
     a.variant = variant;
+    a.workspace = workspace_.get();
+    a.workspace_bytes = static_cast<std::int64_t>(workspace_.bytes());
     return gemm_swiglu(a, nullptr);
   }
   cudaError_t gemm() {
@@ -165,7 +185,7 @@ class Bench {
   DeviceBuffer<std::uint16_t> gate_up_;
   DeviceBuffer<std::uint8_t> codes_;
   DeviceBuffer<float> scale_;
-  DeviceBuffer<unsigned char> flush_;
+  DeviceBuffer<unsigned char> flush_, workspace_;
 };
 
 }  // namespace

@@ -7,9 +7,12 @@
 
 #include <cuda.h>
 
+#include <type_traits>
+
 #include "backends/cuda/prim/mbarrier.cuh"
 #include "backends/cuda/prim/tma.cuh"
 #include "backends/cuda/sm90/gemm/swiglu_step.cuh"
+#include "backends/cuda/sm90/gemm/swiglu_stream.cuh"
 
 namespace trireme::cuda::fused {
 
@@ -35,9 +38,23 @@ struct Smem {
   }
 };
 
-// The walk of a pair, or of a CTA alone (kPair = 1).
+// The walk of a pair, or of a CTA alone (kPair = 1), tile by tile.
 template <int kPair>
-using Walk = TileWalk<kPair * kBm, kBn>;
+class WholeWalk {
+ public:
+  __device__ explicit WholeWalk(const GemmParams& p) : walk_(p), k_blocks_(p.k_blocks) {}
+  __device__ bool next(Segment& s) {
+    s.first = 0;
+    s.count = k_blocks_;
+    return walk_.next(s.tile);
+  }
+
+ private:
+  TileWalk<kPair * kBm, kBn> walk_;
+  const int k_blocks_;
+};
+template <int kPair, bool kStream>
+using Walk = std::conditional_t<kStream, StreamWalk<kBm, kBn>, WholeWalk<kPair>>;
 
 // This CTA's part of a pair's tile; may be without rows.
 __device__ __forceinline__ GemmTilePlace own_part(GemmTilePlace tile, int rank) {
@@ -46,16 +63,17 @@ __device__ __forceinline__ GemmTilePlace own_part(GemmTilePlace tile, int rank) 
   return tile;
 }
 
-template <int kPair>
+template <int kPair, bool kStream>
 __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap* map_w,
                                      const CUtensorMap* map_scale, const GemmParams& p, const Smem& smem,
                                      int rank) {
   const bool leader = threadIdx.x % 32 == 0;
-  Walk<kPair> walk(p);
+  Walk<kPair, kStream> walk(p);
   Ring<kStages> at;
-  GemmTilePlace tile;
-  while (walk.next(tile)) {
-    for (int kb = 0; kb < p.k_blocks; ++kb, at.advance()) {
+  Segment now;
+  while (walk.next(now)) {
+    const GemmTilePlace& tile = now.tile;
+    for (int kb = now.first; kb < now.first + now.count; ++kb, at.advance()) {
       mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
       if (leader) {
         Mbarrier* full = &smem.full[at.stage];
@@ -132,40 +150,49 @@ __device__ __forceinline__ void store_tile(const float (&gate)[64], const float 
   }
 }
 
-template <int kPair>
+template <int kPair, bool kStream>
 __device__ __forceinline__ void multiply(const SwigluParams& p, const Smem& smem, int rank) {
   const int wg = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128 - 1, 0);  // uniform, and known to be
   const int wg_row = wg * 64;
   const int row =
       wg_row + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
-  Walk<kPair> walk(p.gemm);
+  Walk<kPair, kStream> walk(p.gemm);
   Ring<kStages> at;
-  GemmTilePlace tile;
   WeightScales<2> scales;
-  bool more = walk.next(tile);
-  if (more) scales.begin(p.gemm, tile, 0, 0, p.gemm.k_blocks);
+  Segment next;
+  bool more = walk.next(next);
+  if (more) scales.begin(p.gemm, next.tile, 0, next.first, next.count);
   while (more) {
-    const GemmTilePlace now = own_part(tile, rank);
-    const int rows = now.rows - wg_row;
+    const GemmTilePlace now = own_part(next.tile, rank);
+    const int rows = now.rows - wg_row, first = next.first, count = next.count;
     if (rows <= 0) {
-      for (int kb = 0; kb < p.gemm.k_blocks; ++kb, at.advance()) {
+      for (int kb = 0; kb < count; ++kb, at.advance()) {
         mbarrier_wait(&smem.full[at.stage], at.parity);
         release_stage<kPair>(&smem.empty[at.stage]);
       }
-      more = walk.next(tile);
-      if (more) scales.begin(p.gemm, tile, 0, 0, p.gemm.k_blocks);
+      more = walk.next(next);
+      if (more) scales.begin(p.gemm, next.tile, 0, next.first, next.count);
       continue;
     }
     float gate[64] = {}, up[64] = {};
-    sum_steps<kPair>(gate, up, smem, at, scales, p.gemm.k_blocks, wg_row, row + now.row % 4);
-    more = walk.next(tile);
-    if (more) scales.begin(p.gemm, tile, 0, 0, p.gemm.k_blocks);  // on their way while this tile is stored
+    sum_steps<kPair>(gate, up, smem, at, scales, count, wg_row, row + now.row % 4);
+    more = walk.next(next);
+    if (more)
+      scales.begin(p.gemm, next.tile, 0, next.first, next.count);  // on their way while this is stored
+    if constexpr (kStream) {
+      const StreamSums sums(p.workspace, wg);
+      if (first > 0) {
+        sums.leave(gate, up);
+        continue;
+      }
+      if (count < p.gemm.k_blocks) sums.add(gate, up);
+    }
     store_tile(gate, up, p, now.row + wg_row, now.col, rows);
   }
 }
 
-// gemm.split is kPair, so that the walk counts pairs.
-template <int kPair>
+// gemm.split is kPair, so that the walk counts pairs. kStream: see swiglu_stream.cuh.
+template <int kPair, bool kStream>
 __global__ void __launch_bounds__(kThreads, 1)
     swiglu_kernel(const __grid_constant__ CUtensorMap map_x, const __grid_constant__ CUtensorMap map_w,
                   const __grid_constant__ CUtensorMap map_scale, const __grid_constant__ SwigluParams p) {
@@ -192,10 +219,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   grid_launch_dependents();
   if (threadIdx.x < 128) {
     register_limit_decrease<40>();
-    if (threadIdx.x < 32) feed<kPair>(&map_x, &map_w, &map_scale, p.gemm, smem, rank);
+    if (threadIdx.x < 32) feed<kPair, kStream>(&map_x, &map_w, &map_scale, p.gemm, smem, rank);
   } else {
     register_limit_increase<232>();
-    multiply<kPair>(p, smem, rank);
+    multiply<kPair, kStream>(p, smem, rank);
   }
   if constexpr (kPair == 2) {  // no CTA leaves while the other may still write to it
     __syncwarp();

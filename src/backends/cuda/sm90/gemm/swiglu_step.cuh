@@ -17,6 +17,7 @@ struct SwigluParams {
   std::int64_t scale_stride;
   __nv_bfloat16* out;  // [rows, n], or null
   std::int64_t out_stride;
+  void* workspace;  // where tiles are shared, see StreamSums
 };
 
 inline constexpr int kBn = 128, kStepK = 128;
