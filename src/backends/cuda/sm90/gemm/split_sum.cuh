@@ -4,19 +4,20 @@
 // (they stay in L2), and whoever comes last adds them in the order of K and stores. Nobody waits for anybody,
 // no CTA need be resident with another, and the sums have the same bits in every run.
 //
-// The unit of arriving is a warp: warp w of each CTA holds the same part of the tile, so the part is summed by
-// whichever warp w came last, and no CTA-wide barrier is needed.
+// The unit of arriving is a warp: warp w of each CTA holds the same part of the tile, so the part is summed
+// by whichever warp w came last, and no CTA-wide barrier is needed.
 
 #include <cstdint>
 
 namespace trireme::cuda {
 
-// Of a workspace the first bytes are counters, as many for every kernel, so that kernels of any tile may use it
-// in turn: zero before the first launch, and left zero by each.
+// Of a workspace the first bytes are counters, as many for every kernel, so that kernels of any tile may use
+// it in turn: zero before the first launch, and left zero by each.
 inline constexpr int kSplitSumMaxCtas = 512, kSplitSumMaxWarps = 16;
 inline constexpr std::int64_t kSplitSumCounterBytes = kSplitSumMaxCtas * kSplitSumMaxWarps * 4;
 
-// A CTA leaves sums of at most two tiles: of the one that its run begins with, and of the one that it ends in.
+// A CTA leaves sums of at most two tiles: of the one that its run begins with, and of the one that it ends
+// in.
 constexpr std::int64_t split_sum_bytes(int ctas, std::int64_t tile_floats) {
   return kSplitSumCounterBytes + 2 * ctas * tile_floats * 4;
 }
@@ -59,8 +60,8 @@ __device__ __forceinline__ std::uint32_t arrive_acq_rel(std::uint32_t* counter) 
   return before;
 }
 
-// Of a tile a warp holds kGroups groups of 4 floats a lane, the first `used` of which matter; kWarps warps hold
-// all of it.
+// Of a tile a warp holds kGroups groups of 4 floats a lane, the first `used` of which matter; kWarps warps
+// hold all of it.
 template <int kWarps, int kGroups>
 class SplitSum {
  public:
@@ -97,8 +98,8 @@ class SplitSum {
   }
 
   __device__ __forceinline__ static void add_chunk(float (&acc)[4 * kGroups], int chunk,
-                                                   const SplitSumPlace& place, const SplitShare& share, int cta,
-                                                   int warp, int used) {
+                                                   const SplitSumPlace& place, const SplitShare& share,
+                                                   int cta, int warp, int used) {
     float sum[4 * kChunk] = {};
     for (int from = share.first; from <= share.last; from += kBatch) {
       float4 v[kBatch][kChunk];

@@ -6,7 +6,9 @@
 namespace trireme::cuda {
 namespace {
 
-constexpr cudaError_t (*kLaunches[])(const ThinLaunch&) = {launch_thin_32x256, launch_thin_64x256, launch_thin_32x128, launch_thin_64x128, launch_thin_16x128, launch_thin_64x64, launch_thin_32x64, launch_thin_64x192};
+constexpr cudaError_t (*kLaunches[])(const ThinLaunch&) = {launch_thin_32x64,  launch_thin_32x128,
+                                                           launch_thin_32x256, launch_thin_64x64,
+                                                           launch_thin_64x128, launch_thin_64x192};
 static_assert(sizeof(kLaunches) / sizeof(kLaunches[0]) == kThinTileCount);
 
 bool aligned16(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
@@ -66,11 +68,10 @@ cudaError_t encode_maps(const GemmFp8Args& a, ThinTile tile, ThinLaunch& l) {
                                    128, MapSwizzle::b128),
                         &l.w);
   if (e != cudaSuccess) return e;
-  return encode_tensor_map(
-      matrix_map(a.x_scale, MapType::f32, static_cast<std::uint64_t>(blocks(a.k, 128)), rows,
-                 static_cast<std::uint64_t>(a.x_scale_stride) * 4, 1,
-                 static_cast<std::uint32_t>(tile.tokens + 4), MapSwizzle::none),
-      &l.scale);
+  return encode_tensor_map(matrix_map(a.x_scale, MapType::f32, static_cast<std::uint64_t>(blocks(a.k, 128)),
+                                      rows, static_cast<std::uint64_t>(a.x_scale_stride) * 4, 1,
+                                      static_cast<std::uint32_t>(tile.tokens + 4), MapSwizzle::none),
+                           &l.scale);
 }
 
 }  // namespace

@@ -1,9 +1,10 @@
-// Times the thin GEMM kernel: thin_bench [case substring] [least_steps ...], every tile; 0: no tile is shared.
-// Medians of launches with L2 flushed before each. THIN_CLEAN=1: flushed by reading, so that no writes of the
-// flush are left to do.
+// Times the thin GEMM kernel: thin_bench [case substring] [least_steps ...], every tile; 0: no tile is
+// shared. Medians of launches with L2 flushed before each. THIN_CLEAN=1: flushed by reading, so that no
+// writes of the flush are left to do.
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 
 #include "backends/cuda/sm90/gemm/gemm_testing.cuh"
@@ -18,15 +19,18 @@ struct Case {
   int experts, m, n, k;  // m: rows of each expert
   int max_m;             // 0: dense
   std::string name() const {
-    const std::string rows =
-        max_m == 0 ? "dense-m" + std::to_string(m) : "masked-" + std::to_string(experts) + "x" + std::to_string(m);
+    const std::string rows = max_m == 0 ? "dense-m" + std::to_string(m)
+                                        : "masked-" + std::to_string(experts) + "x" + std::to_string(m);
     return rows + "-n" + std::to_string(n) + "-k" + std::to_string(k);
   }
 };
 
 std::vector<Case> cases() {
-  std::vector<Case> all = {{64, 32, 4096, 7168, 128}, {64, 32, 7168, 2048, 128}, {32, 128, 4096, 7168, 256},
-                           {64, 8, 4096, 7168, 128},  {1, 16, 8448, 128, 0}};  // the last: what a launch costs
+  std::vector<Case> all = {{64, 32, 4096, 7168, 128},
+                           {64, 32, 7168, 2048, 128},
+                           {32, 128, 4096, 7168, 256},
+                           {64, 8, 4096, 7168, 128},
+                           {1, 16, 8448, 128, 0}};  // the last: what a launch costs
   for (int m : {1, 8, 16, 32, 64, 128, 256}) {
     all.push_back({1, m, 2112, 7168, 0});
     if (m > 128) continue;
@@ -155,6 +159,8 @@ int main(int argc, char** argv) {
     for (int v = 0; v < kThinTileCount; ++v) {
       // A tile wastes no more than half of its tokens, and none is far too low.
       if (c.m > 2 * kThinTiles[v].tokens || (kThinTiles[v].tokens > 32 && c.m <= 16)) continue;
+      const char* only = std::getenv("THIN_ONLY");  // indices of tiles, a digit each
+      if (only != nullptr && std::strchr(only, '0' + v) == nullptr) continue;
       for (int s : least) bench.time(v, s);
     }
   }

@@ -13,48 +13,47 @@
 
 namespace trireme::cuda {
 
-// A tile is kTokens x kWeights of the output. The math warpgroups stand kWgM below each other; where that is
-// fewer than four, kWgK take turns with the steps of K.
+// A tile is kTokens x kWeights of the output. The math warpgroups stand kWgM below each other; where those are
+// one or two, kWgK take turns with the steps of K.
 template <int kTokensOf, int kWeightsOf>
 struct ThinConfig {
   static constexpr int kTokens = kTokensOf, kWeights = kWeightsOf;
   static constexpr int kWgM = kWeights / 64, kWgK = kWgM < 3 ? 4 / kWgM : 1;
   static constexpr int kXBytes = kTokens * 128, kWBytes = kWeights * 128;
-  // The copy engine starts a row of scales at a multiple of 16 bytes, a tile anywhere: up to 3 more are copied.
+  // The copy engine starts a row of scales at a multiple of 16 bytes, a tile anywhere: up to 3 more are
+  // copied.
   static constexpr int kScaleBox = kTokens + 4, kScaleStride = (kScaleBox + 31) / 32 * 32;
   static constexpr int kCopiedBytes = kXBytes + kWBytes + kScaleBox * 4;
   static constexpr int kStageBytes = kXBytes + kWBytes + kScaleStride * 4;
   // Of those that took turns, so many have part of the tile's tokens each in the end.
   static constexpr int kOwners = kWgK < kTokens / 16 ? kWgK : kTokens / 16, kOwnTokens = kTokens / kOwners;
   static constexpr int kTurnsBytes = kWgM * (kWgK - 1) * 64 * kTokens * 4;
-  static constexpr int kPieces = 4;  // that the feeding warp may be ahead
+  static constexpr int kPieces = 4;                             // that the feeding warp may be ahead
   static constexpr int kOtherBytes = 1024 + 512 + kTurnsBytes;  // what aligning costs; barriers and pieces
+  static constexpr int kSmemMost = 227 * 1024 - kOtherBytes;
   // A stage is always the same turn's: its barrier's phases are told apart by parity, and another turn could
   // come a round early.
-#ifndef THIN_RING
-#define THIN_RING 227
-#endif
-  static constexpr int kSmemMost = 227 * 1024 - kOtherBytes, kRing = THIN_RING * 1024;
-  static constexpr int kRingMost = kRing < kSmemMost ? kRing : kSmemMost;
-  static constexpr int kStages = (kRingMost / kStageBytes < 12 ? kRingMost / kStageBytes : 12) / kWgK * kWgK;
+  static constexpr int kStages = (kSmemMost / kStageBytes < 12 ? kSmemMost / kStageBytes : 12) / kWgK * kWgK;
   // Weights loaded before the tokens may be: more would keep the first tokens waiting behind them.
   static constexpr int kEarly = kWBytes < 32768 ? 49152 / kWBytes : 1;
   static constexpr int kSmemBytes = kStages * kStageBytes + kOtherBytes;
+  // Steps loaded at a time: bytes beside each other in memory are read soon after each other.
+  static constexpr int kTogether = kTokens <= 32 && kWeights <= 128 ? 4 : 2;
   static constexpr int kMathWarps = 4 * kWgM * kWgK, kThreads = 32 * (kMathWarps + 1);
   // Whether registers hold the tokens' scales while a step is multiplied, so that its stage is free at once.
   static constexpr bool kScalesFirst = kTokens < 64 || kWgK == 1;
   using Sum = SplitSum<4 * kWgM * kOwners, kOwnTokens / 8>;
-  static_assert(kWgM <= 4 && kTokens % 16 == 0 && kStages >= 3 && kEarly <= kStages);
+  static_assert(kWgM <= 4 && kTokens % 16 == 0 && kStages >= 3 && kEarly <= kStages && kTogether <= kStages);
 };
 
 template <class C>
 struct ThinSmem {
-  unsigned char* w;        // [stages][kWeights][128 bytes], swizzled
-  unsigned char* x;        // [stages][kTokens][128 bytes], swizzled
-  float* scale;            // [stages][kScaleStride]
-  float4* turns;           // [kWgM][owners][kWgK - 1][kOwnTokens / 8][128 threads]
-  ThinPiece* pieces;       // [kPieces]
-  Mbarrier *full, *empty;  // [stages]
+  unsigned char* w;                    // [stages][kWeights][128 bytes], swizzled
+  unsigned char* x;                    // [stages][kTokens][128 bytes], swizzled
+  float* scale;                        // [stages][kScaleStride]
+  float4* turns;                       // [kWgM][owners][kWgK - 1][kOwnTokens / 8][128 threads]
+  ThinPiece* pieces;                   // [kPieces]
+  Mbarrier *full, *empty;              // [stages]
   Mbarrier *piece_full, *piece_empty;  // [kPieces]
 
   __device__ explicit ThinSmem(unsigned char* raw) {
@@ -106,14 +105,24 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
     }
     if (piece.steps == 0) return;
     grid_dependency_wait();
+    const int end = piece.k + piece.steps;
 #pragma unroll 1
-    for (int k = piece.k; k < piece.k + piece.steps; ++k, at.advance(1)) {
-      mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
+    for (int k = piece.k; k < end; k += C::kTogether) {
+      ThinRing<C::kStages> to = at;
+      const int count = min(C::kTogether, end - k);
+      for (int i = 0; i < count; ++i, at.advance(1)) mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
       if (leader) {
-        Mbarrier* full = &smem.full[at.stage];
-        if (early-- <= 0) load_weights<C>(map_w, p, smem, at.stage, piece, k);
-        tma_load_2d(smem.x + at.stage * C::kXBytes, map_x, full, k * 128, piece.row);
-        tma_load_2d(smem.scale + at.stage * C::kScaleStride, map_scale, full, piece.row / 4 * 4, k);
+        ThinRing<C::kStages> of_weights = to;
+#pragma unroll 1
+        for (int i = 0; i < count; ++i, of_weights.advance(1)) {
+          if (early-- <= 0) load_weights<C>(map_w, p, smem, of_weights.stage, piece, k + i);
+        }
+#pragma unroll 1
+        for (int i = 0; i < count; ++i, to.advance(1)) {
+          Mbarrier* full = &smem.full[to.stage];
+          tma_load_2d(smem.x + to.stage * C::kXBytes, map_x, full, (k + i) * 128, piece.row);
+          tma_load_2d(smem.scale + to.stage * C::kScaleStride, map_scale, full, piece.row / 4 * 4, k + i);
+        }
       }
       __syncwarp();
     }

@@ -22,13 +22,11 @@ cudaError_t launch_thin(const ThinLaunch& l) {
                 l.stream, l.x, l.w, l.scale, l.params);
 }
 
-cudaError_t launch_thin_32x256(const ThinLaunch&);
-cudaError_t launch_thin_64x256(const ThinLaunch&);
-cudaError_t launch_thin_32x128(const ThinLaunch&);
-cudaError_t launch_thin_64x128(const ThinLaunch&);
-cudaError_t launch_thin_16x128(const ThinLaunch&);
-cudaError_t launch_thin_64x64(const ThinLaunch&);
 cudaError_t launch_thin_32x64(const ThinLaunch&);
+cudaError_t launch_thin_32x128(const ThinLaunch&);
+cudaError_t launch_thin_32x256(const ThinLaunch&);
+cudaError_t launch_thin_64x64(const ThinLaunch&);
+cudaError_t launch_thin_64x128(const ThinLaunch&);
 cudaError_t launch_thin_64x192(const ThinLaunch&);
 
 }  // namespace trireme::cuda

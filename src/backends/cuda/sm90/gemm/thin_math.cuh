@@ -1,13 +1,13 @@
 #pragma once
-// What the math warpgroups of the thin kernel do with a piece: multiply the stages as they arrive, release them,
-// add what others have of the tile, store.
+// What the math warpgroups of the thin kernel do with a piece: multiply the stages as they arrive, release
+// them, add what others have of the tile, store.
 
 #include <cstdint>
 
 #include "backends/cuda/prim/mbarrier.cuh"
+#include "backends/cuda/prim/wgmma_f8.cuh"
 #include "backends/cuda/sm90/gemm/thin_store.cuh"
 #include "backends/cuda/sm90/gemm/thin_walk.cuh"
-#include "backends/cuda/sm90/gemm/thin_wgmma.cuh"
 
 namespace trireme::cuda {
 
@@ -26,8 +26,8 @@ struct ThinRing {
   }
 };
 
-// The scales of the 128 rows of weights that a warpgroup is in, of its turns in a piece: lane l holds turn l of
-// 32.
+// The scales of the 128 rows of weights that a warpgroup is in, of its turns in a piece: lane l holds turn l
+// of 32.
 template <int kWgK>
 struct ThinWeightScales {
   const float* row;
@@ -82,7 +82,7 @@ __device__ __forceinline__ void multiply_piece(float (&acc)[C::kTokens / 2], int
     float part[C::kTokens / 2];
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) wgmma_thin<C::kTokens>(part, a + 2 * k, b + 2 * k, k > 0);
+    for (int k = 0; k < 4; ++k) wgmma_ss_e4m3<C::kTokens>(part, a + 2 * k, b + 2 * k, k > 0);
     wgmma_commit();
     const float* sx = smem.scale + at.stage * C::kScaleStride + token;
     if constexpr (C::kScalesFirst) {

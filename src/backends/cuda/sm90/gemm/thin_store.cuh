@@ -1,6 +1,6 @@
 #pragma once
-// From a warp's sums of 16 rows of the weights by kTokens tokens, in wgmma's layout, to rows of the output: the
-// transpose goes through registers, and every 32 bytes that one token gets are written together.
+// From a warp's sums of 16 rows of the weights by kTokens tokens, in wgmma's layout, to rows of the output:
+// the transpose goes through registers, and every 32 bytes that one token gets are written together.
 
 #include <cuda_bf16.h>
 

@@ -49,7 +49,8 @@ struct Problem {
       o.insert(o.end(), static_cast<std::size_t>(c.rows[e]), static_cast<int>(e));
       if (c.layout == RowLayout::masked) o.resize(begin + static_cast<std::size_t>(c.max_m), -1);
     }
-    if (c.layout == RowLayout::packed || c.device_count) o.resize(o.size() + static_cast<std::size_t>(c.spare), -1);
+    if (c.layout == RowLayout::packed || c.device_count)
+      o.resize(o.size() + static_cast<std::size_t>(c.spare), -1);
     return o;
   }
   static std::vector<int> count_words(const Case& c) {
@@ -75,9 +76,10 @@ struct Problem {
         x(static_cast<std::size_t>(rows) * static_cast<std::size_t>(x_stride)),
         w(of.rows.size() * static_cast<std::size_t>(of.n) * static_cast<std::size_t>(of.k)),
         x_scale(static_cast<std::size_t>(k_blocks) * static_cast<std::size_t>(x_scale_stride)),
-        w_scale(of.rows.size() * static_cast<std::size_t>(n_blocks) * static_cast<std::size_t>(w_scale_stride)),
+        w_scale(of.rows.size() * static_cast<std::size_t>(n_blocks) *
+                static_cast<std::size_t>(w_scale_stride)),
         ref(static_cast<std::size_t>(rows) * static_cast<std::size_t>(of.n)),
-        workspace(static_cast<std::size_t>(thin_workspace_bytes(1, 132))) {
+        workspace(static_cast<std::size_t>(thin_workspace_bytes(kThinTileCount - 1, 132))) {
     const std::uint64_t seed = fresh_seed();
     __nv_fp8_e4m3 nan;
     std::memset(&nan, 0x7F, sizeof nan);
@@ -124,8 +126,8 @@ struct Problem {
     return a;
   }
 
-  // The output with every row padded by 8 elements, all poisoned before. The sums of the workspace are poisoned
-  // as well; the counters are as the last launch left them.
+  // The output with every row padded by 8 elements, all poisoned before. The sums of the workspace are
+  // poisoned as well; the counters are as the last launch left them.
   template <class Out>
   std::vector<Out> run(int variant, int least_steps) const {
     DeviceBuffer<Out> out(static_cast<std::size_t>(rows) * static_cast<std::size_t>(out_stride));
@@ -166,7 +168,8 @@ double expect_agrees(const Problem& p, int variant, int least_steps, const std::
   const double relative = norm > 0 ? std::sqrt(error / norm) : 0;
   EXPECT_EQ(touched, 0) << "variant " << variant << " least steps " << least_steps;
   EXPECT_EQ(missing, 0) << "variant " << variant << " least steps " << least_steps;
-  EXPECT_LT(relative, sizeof(Out) == 4 ? 2e-3 : 3e-3) << "variant " << variant << " least steps " << least_steps;
+  EXPECT_LT(relative, sizeof(Out) == 4 ? 2e-3 : 3e-3)
+      << "variant " << variant << " least steps " << least_steps;
   return relative;
 }
 
@@ -272,7 +275,8 @@ TEST(ThinGemm, ManyPiecesManyTimes) {
     for (int least_steps : {0, 4}) {
       expect_agrees<float>(p, v, least_steps, ref);
       DeviceBuffer<float> out(static_cast<std::size_t>(p.rows) * static_cast<std::size_t>(p.out_stride));
-      for (int i = 0; i < 50; ++i) must(gemm_thin_fp8(p.args(v, least_steps, out.get(), true), nullptr), "launch");
+      for (int i = 0; i < 50; ++i)
+        must(gemm_thin_fp8(p.args(v, least_steps, out.get(), true), nullptr), "launch");
       must(cudaDeviceSynchronize(), "launches");
       const auto last = out.host(), alone = p.run<float>(v, least_steps);
       int different = 0;
@@ -297,11 +301,13 @@ TEST(ThinGemm, LaunchesBackToBackShareAWorkspace) {
     must(cudaMemset(outs.back()->get(), 0xFF, outs.back()->bytes()), "poison");
   }
   for (std::size_t i = 0; i < outs.size(); ++i) {
-    must(gemm_thin_fp8(p.args(static_cast<int>(i) % kThinTileCount, 1, outs[i]->get(), true), nullptr), "launch");
+    must(gemm_thin_fp8(p.args(static_cast<int>(i) % kThinTileCount, 1, outs[i]->get(), true), nullptr),
+         "launch");
   }
   must(cudaDeviceSynchronize(), "launches");
   for (std::size_t i = 0; i < outs.size(); ++i) {
-    const std::vector<float> got = outs[i]->host(), alone = p.run<float>(static_cast<int>(i) % kThinTileCount, 1);
+    const std::vector<float> got = outs[i]->host(),
+                             alone = p.run<float>(static_cast<int>(i) % kThinTileCount, 1);
     EXPECT_EQ(std::memcmp(got.data(), alone.data(), words * 4), 0) << "launch " << i;
   }
 }

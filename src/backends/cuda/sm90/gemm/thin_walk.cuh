@@ -27,10 +27,10 @@ struct ThinParams {
 // Consecutive steps of K of one tile.
 struct alignas(16) ThinPiece {
   int expert;
-  int row;   // of x, the tile's first token
-  int rows;  // of this expert from there on, at least 1; may exceed the tile
-  int col;   // the tile's first row of the weights of this expert
-  int k, steps;  // steps 0: there are no more pieces
+  int row;             // of x, the tile's first token
+  int rows;            // of this expert from there on, at least 1; may exceed the tile
+  int col;             // the tile's first row of the weights of this expert
+  int k, steps;        // steps 0: there are no more pieces
   bool weights_again;  // other tiles read the same weights
   SplitShare share;    // where steps are not all of the tile's
 };

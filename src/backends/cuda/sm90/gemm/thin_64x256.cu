@@ -1,7 +1,0 @@
-#include "backends/cuda/sm90/gemm/thin_launch.cuh"
-
-namespace trireme::cuda {
-
-cudaError_t launch_thin_64x256(const ThinLaunch& l) { return launch_thin<ThinConfig<64, 256>>(l); }
-
-}  // namespace trireme::cuda
