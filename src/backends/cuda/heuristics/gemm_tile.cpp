@@ -16,37 +16,41 @@ struct TileCost {
   double step, tile, shared;
 };
 constexpr TileCost kCosts[] = {
-    {true, 256, 128, 0.86, 3.0, 0.99},  {true, 128, 192, 0.62, 2.0, 0.99},  {true, 128, 128, 0.43, 1.1, 0.98},
-    {true, 64, 256, 0.53, 1.0, 0.99},   {true, 64, 128, 0.33, 0.8, 1.0},    {true, 64, 64, 0.28, 0.6, 1.0},
-    {false, 128, 256, 0.77, 3.0, 1.02}, {false, 128, 128, 0.45, 1.2, 0.85}, {false, 64, 128, 0.31, 0.8, 1.0},
+    {true, 128, 256, 0.79, 1.0, 0.97},  {true, 128, 192, 0.66, 0.9, 0.98}, {true, 128, 128, 0.47, 0.7, 1.0},
+    {false, 128, 256, 0.77, 1.0, 0.97}, {false, 128, 128, 0.45, 0.7, 1.0},
 };
-constexpr double kLaunch = 4.0;
-constexpr double kCluster = 0.8;       // a launch in clusters
-constexpr double kSplit = 4.0;         // adding the sums of a cluster's CTAs
-constexpr double kBytesPerUs = 4.0e6;  // of weights, from memory
+constexpr double kLaunch = 5.0;
+constexpr double kCluster = 0.8;              // a launch in clusters
+constexpr double kSplit = 2.0, kSlice = 3.0;  // meeting of CTAs that share; adding 256 columns of another
+constexpr double kBytesPerUs = 4.0e6;         // of weights, from memory
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
 double cost(const GemmShape& s, const GemmTile& t) {
-  const int in_cluster = t.cluster * t.split;
-  if (in_cluster > s.sms) return std::numeric_limits<double>::infinity();
+  if (t.cluster > s.sms) return std::numeric_limits<double>::infinity();
   const auto* c = std::find_if(std::begin(kCosts), std::end(kCosts), [&](const TileCost& m) {
     return m.fp8 == s.fp8 && m.bm == t.bm && m.bn == t.bn;
   });
   if (c == std::end(kCosts)) return std::numeric_limits<double>::infinity();
   const std::int64_t tiles =
-      s.groups * blocks(s.rows_per_group, t.bm) * blocks(s.n, std::int64_t{t.bn} * t.cluster);
-  // Clusters of three and more do not fill every part of the chip.
-  const std::int64_t clusters = s.sms / in_cluster - (in_cluster > 2 ? 1 : 0);
-  const double rounds = static_cast<double>(blocks(tiles, std::max<std::int64_t>(clusters, 1)));
-  const std::int64_t k_bytes = s.fp8 ? s.k : 2 * s.k;
-  const double steps = static_cast<double>(blocks(blocks(k_bytes, 128), t.split));
-  const double shared = t.cluster == 1 ? 1.0 : c->shared;
-  const double compute = rounds * (steps * c->step * shared + c->tile);
+      s.groups * blocks(s.rows_per_group, std::int64_t{t.bm} * t.cluster) * blocks(s.n, t.bn);
+  const std::int64_t ctas = s.sms / t.cluster, k_bytes = s.fp8 ? s.k : 2 * s.k, steps = blocks(k_bytes, 128);
+  const double step = c->step * (t.cluster == 1 ? 1.0 : c->shared);
+  double rounds = static_cast<double>(blocks(tiles, ctas)), adding = 0;
+  const std::int64_t left = tiles % ctas;
+  if (t.split > 1 && left > 0) {
+    const std::int64_t slices =
+        std::min(ctas / left, steps / std::int64_t{least_split_steps(static_cast<int>(steps))});
+    if (slices > 1) {
+      rounds -= 1 - 1 / static_cast<double>(slices);
+      adding = kSplit + kSlice * static_cast<double>(slices - 1) * t.bn / 256;
+    }
+  }
+  const double compute = rounds * (static_cast<double>(steps) * step + c->tile) + adding;
   const double memory = static_cast<double>(s.groups * s.n) * static_cast<double>(k_bytes) / kBytesPerUs;
   // The longer of the two, and somewhat more where they are alike.
   const double both = std::pow(std::pow(compute, 4) + std::pow(memory, 4), 0.25);
-  return kLaunch + both + (in_cluster > 1 ? kCluster : 0) + (t.split > 1 ? kSplit : 0);
+  return kLaunch + both + (t.cluster > 1 ? kCluster : 0);
 }
 
 }  // namespace
@@ -60,5 +64,7 @@ int choose_gemm_tile(const GemmShape& s) {
   }
   return best;
 }
+
+int least_split_steps(int k_blocks) { return std::max(4, k_blocks / 6); }
 
 }  // namespace trireme::cuda

@@ -4,23 +4,19 @@
 
 namespace trireme::cuda {
 
-// A CTA computes bm x bn of the output; `cluster` CTAs beside each other in n share the rows of x that they
-// load, or `split` CTAs share the K of one tile.
+// A CTA computes bm x bn of the output; `cluster` CTAs below each other share the weights that they load.
+// split 2: where the last tiles would leave more than half of the CTAs idle, these take slices of their K
 struct GemmTile {
   int bm, bn, cluster, split = 1;
 };
 
 // The variants of each kind; an index into these is a `variant`. All with split 1 add the products of a row
-// in the same order, so a row's result does not depend on which of those ran; each of the others has an order
-// of its own.
+// in the same order, so a row's result does not depend on which of those ran.
 inline constexpr GemmTile kFp8Tiles[] = {
-    {128, 128, 1}, {128, 128, 2},    {256, 128, 1},    {256, 128, 2},   {64, 256, 1},
-    {64, 256, 2},  {64, 128, 1},     {64, 128, 2},     {64, 64, 1},     {128, 192, 1},
-    {128, 192, 2}, {128, 128, 1, 2}, {128, 128, 1, 3}, {64, 128, 1, 2}, {64, 128, 1, 4},
+    {128, 128, 1}, {128, 128, 1, 2}, {128, 256, 1}, {128, 256, 1, 2},
+    {128, 256, 2}, {128, 192, 1},    {128, 192, 2},
 };
-inline constexpr GemmTile kBf16Tiles[] = {
-    {128, 128, 1}, {128, 128, 2}, {128, 256, 1}, {128, 256, 2}, {64, 128, 1}, {64, 128, 2},
-};
+inline constexpr GemmTile kBf16Tiles[] = {{128, 128, 1}, {128, 256, 1}, {128, 256, 2}};
 inline constexpr int kFp8TileCount = sizeof(kFp8Tiles) / sizeof(kFp8Tiles[0]);
 inline constexpr int kBf16TileCount = sizeof(kBf16Tiles) / sizeof(kBf16Tiles[0]);
 
@@ -34,5 +30,8 @@ struct GemmShape {
 
 // REQUIRES: all of the shape positive. A variant of its kind.
 int choose_gemm_tile(const GemmShape&);
+
+// Where CTAs share a tile of k_blocks steps of K, how many each takes at least.
+int least_split_steps(int k_blocks);
 
 }  // namespace trireme::cuda

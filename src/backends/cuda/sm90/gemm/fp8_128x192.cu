@@ -2,8 +2,6 @@
 
 namespace trireme::cuda {
 
-cudaError_t launch_fp8_128x192(const GemmLaunch& l) {
-  return launch_gemm<GemmConfig<true, 1, 192, 2, 64, 2>>(l);
-}
+cudaError_t launch_fp8_128x192(const GemmLaunch& l) { return launch_gemm<GemmConfig<true, 1, 192, 1>>(l); }
 
 }  // namespace trireme::cuda

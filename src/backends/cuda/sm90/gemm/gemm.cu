@@ -1,5 +1,7 @@
 #include "backends/cuda/sm90/gemm/gemm.h"
 
+#include <span>
+
 #include "backends/cuda/heuristics/gemm_tile.h"
 #include "backends/cuda/prim/tensor_map.h"
 #include "backends/cuda/sm90/gemm/launch.cuh"
@@ -8,19 +10,17 @@ namespace trireme::cuda {
 namespace {
 
 struct Kernel {
-  int bm, bn;
-  bool split;
+  int bn, pair, split;
   cudaError_t (*launch)(const GemmLaunch&);
 };
-constexpr Kernel kFp8Kernels[] = {
-    {256, 128, false, launch_fp8_256x128},      {128, 192, false, launch_fp8_128x192},
-    {128, 128, false, launch_fp8_128x128},      {64, 256, false, launch_fp8_64x256},
-    {64, 128, false, launch_fp8_64x128},        {64, 64, false, launch_fp8_64x64},
-    {128, 128, true, launch_fp8_128x128_split}, {64, 128, true, launch_fp8_64x128_split},
-};
-constexpr Kernel kBf16Kernels[] = {{128, 256, false, launch_bf16_128x256},
-                                   {128, 128, false, launch_bf16_128x128},
-                                   {64, 128, false, launch_bf16_64x128}};
+constexpr Kernel kFp8Kernels[] = {{256, 1, 1, launch_fp8_128x256},       {256, 2, 1, launch_fp8_128x256_pair},
+                                  {256, 1, 2, launch_fp8_128x256_split}, {192, 1, 1, launch_fp8_128x192},
+                                  {192, 2, 1, launch_fp8_128x192_pair},  {128, 1, 1, launch_fp8_128x128},
+                                  {128, 1, 2, launch_fp8_128x128_split}};
+constexpr Kernel kBf16Kernels[] = {{256, 1, 1, launch_bf16_128x256},
+                                   {256, 2, 1, launch_bf16_128x256_pair},
+                                   {128, 1, 1, launch_bf16_128x128}};
+constexpr int kBm = 128, kWidest = 256;
 
 // What the two kinds have in common, with K in bytes.
 struct Problem {
@@ -29,6 +29,9 @@ struct Problem {
   int n, k_bytes;
   GemmRows rows;
   int sms;
+  bool out_f32;
+  GemmFinish finish;
+  GemmWorkspace workspace;
   const float* x_scale = nullptr;  // FP8 only
   std::int64_t x_scale_stride = 0;
 };
@@ -37,6 +40,12 @@ bool aligned16(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 
 
 bool valid(const Problem& p) {
   const GemmRows& r = p.rows;
+  const GemmFinish& f = p.finish;
+  if (f.residual != nullptr &&
+      (!aligned16(f.residual) || f.residual_stride % 8 != 0 || f.residual_stride < p.n)) {
+    return false;
+  }
+  if (!aligned16(p.workspace.data)) return false;
   if (!aligned16(p.x) || !aligned16(p.w) || !aligned16(p.out)) return false;
   if (p.n <= 0 || p.n % 8 != 0 || p.k_bytes <= 0 || p.k_bytes % 16 != 0) return false;
   if (p.x_stride_bytes % 16 != 0 || p.x_stride_bytes < p.k_bytes || p.out_stride % 8 != 0 ||
@@ -77,13 +86,18 @@ std::int64_t most_row_blocks(const GemmRows& r, int bm) {
   return blocks(r.rows, bm) + r.experts - 1;
 }
 
+// Whether tiles may share their K there.
+bool holds_sums(const GemmWorkspace& w, int ctas, int bn) {
+  return w.data != nullptr && ctas <= kSplitSumMaxCtas && w.bytes >= split_sum_bytes(ctas, kBm * bn);
+}
+
 cudaError_t start(const Problem& p, bool fp8, int variant, GemmLaunch& l) {
   const int sms = p.sms > 0 ? p.sms : sm_count();
   if (sms == 0) return cudaErrorNoDevice;
+  const std::int64_t hint = p.rows.rows_hint > 0 ? p.rows.rows_hint : blocks(p.rows.rows, p.rows.experts);
   if (variant < 0) {
-    const std::int64_t rows = p.rows.rows_hint > 0 ? p.rows.rows_hint : blocks(p.rows.rows, p.rows.experts);
     variant = choose_gemm_tile({.fp8 = fp8,
-                                .rows_per_group = rows,
+                                .rows_per_group = hint,
                                 .groups = p.rows.experts,
                                 .n = p.n,
                                 .k = fp8 ? p.k_bytes : p.k_bytes / 2,
@@ -94,24 +108,30 @@ cudaError_t start(const Problem& p, bool fp8, int variant, GemmLaunch& l) {
 
   const MapType type = fp8 ? MapType::u8 : MapType::bf16;
   const std::uint32_t bytes = fp8 ? 1 : 2;
-  const auto rows = static_cast<std::uint64_t>(p.rows.rows);
+  const auto rows = static_cast<std::uint64_t>(p.rows.rows), n = static_cast<std::uint64_t>(p.n);
   const auto k = static_cast<std::uint64_t>(p.k_bytes) / bytes;
-  const auto w_rows = static_cast<std::uint64_t>(p.rows.experts) * static_cast<std::uint64_t>(p.n);
-  cudaError_t e = encode_tensor_map(
-      matrix_map(p.x, type, rows, k, static_cast<std::uint64_t>(p.x_stride_bytes),
-                 static_cast<std::uint32_t>(tile.bm / tile.cluster), 128 / bytes, MapSwizzle::b128),
-      &l.x);
+  cudaError_t e =
+      encode_tensor_map(matrix_map(p.x, type, rows, k, static_cast<std::uint64_t>(p.x_stride_bytes), kBm,
+                                   128 / bytes, MapSwizzle::b128),
+                        &l.x);
   if (e == cudaSuccess) {
-    e = encode_tensor_map(matrix_map(p.w, type, w_rows, k, static_cast<std::uint64_t>(p.k_bytes),
-                                     static_cast<std::uint32_t>(tile.bn), 128 / bytes, MapSwizzle::b128),
-                          &l.w);
+    e = encode_tensor_map(
+        matrix_map(p.w, type, static_cast<std::uint64_t>(p.rows.experts) * n, k,
+                   static_cast<std::uint64_t>(p.k_bytes), static_cast<std::uint32_t>(tile.bn / tile.cluster),
+                   128 / bytes, MapSwizzle::b128),
+        &l.w);
   }
   if (e == cudaSuccess && fp8) {
     e = encode_tensor_map(
         matrix_map(p.x_scale, MapType::f32, static_cast<std::uint64_t>(blocks(p.k_bytes, 128)), rows,
                    static_cast<std::uint64_t>(p.x_scale_stride) * 4, 1,
-                   static_cast<std::uint32_t>(scale_box(tile.bm)), MapSwizzle::none),
+                   static_cast<std::uint32_t>(scale_box(kBm)), MapSwizzle::none),
         &l.scale);
+  }
+  if (e == cudaSuccess && !p.out_f32) {
+    e = encode_tensor_map(matrix_map(p.out, MapType::bf16, rows, n,
+                                     static_cast<std::uint64_t>(p.out_stride) * 2, 64, 64, MapSwizzle::b128),
+                          &l.out);
   }
   if (e != cudaSuccess) return e;
 
@@ -123,30 +143,43 @@ cudaError_t start(const Problem& p, bool fp8, int variant, GemmLaunch& l) {
   g.max_m = p.rows.max_m;
   g.n = p.n;
   g.k_blocks = static_cast<int>(blocks(p.k_bytes, 128));
+  g.out = const_cast<void*>(p.out);
   g.out_stride = p.out_stride;
-  g.cluster = tile.cluster;
-  g.split = tile.split < g.k_blocks ? tile.split : g.k_blocks;
-  g.group_m = 2048 / tile.bm;
-  const std::int64_t tiles = most_row_blocks(p.rows, tile.bm) * blocks(p.n, tile.bn * tile.cluster);
-  const int in_cluster = tile.cluster * g.split;
-  const std::int64_t clusters = sms / in_cluster;
-  l.ctas = static_cast<int>(tiles < clusters ? tiles : clusters) * in_cluster;
+  g.out_f32 = p.out_f32;
+  g.cluster = 1;
+  g.split = 1;
+  g.group_m = 2048 / (kBm * tile.cluster);
+  g.row_weight = p.finish.row_weight;
+  g.bias = p.finish.bias;
+  g.residual = p.finish.residual;
+  g.residual_stride = p.finish.residual_stride;
+  const std::int64_t tiles = most_row_blocks(p.rows, kBm * tile.cluster) * blocks(p.n, tile.bn);
+  std::int64_t clusters = sms / tile.cluster;
+  if (tile.split > 1 && holds_sums(p.workspace, sms, tile.bn)) {
+    g.split_least = least_split_steps(g.k_blocks);
+    auto* const workspace = static_cast<char*>(p.workspace.data);
+    g.split_place = {reinterpret_cast<std::uint32_t*>(workspace),
+                     reinterpret_cast<float4*>(workspace + kSplitSumCounterBytes)};
+  } else if (tiles < clusters) {
+    clusters = tiles;
+  }
+  l.ctas = static_cast<int>(clusters) * tile.cluster;
   if (l.ctas == 0) return cudaErrorInvalidValue;
-  const Kernel* kernels = fp8 ? kFp8Kernels : kBf16Kernels;
-  const int count = fp8 ? static_cast<int>(sizeof(kFp8Kernels) / sizeof(Kernel))
-                        : static_cast<int>(sizeof(kBf16Kernels) / sizeof(Kernel));
-  for (int i = 0; i < count; ++i) {
-    if (kernels[i].bm == tile.bm && kernels[i].bn == tile.bn && kernels[i].split == (tile.split > 1))
-      return kernels[i].launch(l);
+  for (const Kernel& kernel :
+       fp8 ? std::span<const Kernel>(kFp8Kernels) : std::span<const Kernel>(kBf16Kernels)) {
+    if (kernel.bn == tile.bn && kernel.pair == tile.cluster && kernel.split == tile.split)
+      return kernel.launch(l);
   }
   return cudaErrorInvalidValue;
 }
 
 }  // namespace
 
+std::int64_t gemm_workspace_bytes(int sms) { return split_sum_bytes(sms, kBm * kWidest); }
+
 cudaError_t gemm_fp8(const GemmFp8Args& a, cudaStream_t stream) {
-  const Problem p = {a.x, a.w,    a.out, a.x_stride, a.out_stride,    a.n,
-                     a.k, a.rows, a.sms, a.x_scale,  a.x_scale_stride};
+  const Problem p = {a.x,    a.w,   a.out,     a.x_stride, a.out_stride, a.n,       a.k,
+                     a.rows, a.sms, a.out_f32, a.finish,   a.workspace,  a.x_scale, a.x_scale_stride};
   if (!valid(p) || !aligned16(a.x_scale) || a.x_scale_stride % 4 != 0 || a.x_scale_stride < a.rows.rows ||
       a.w_scale == nullptr || a.w_scale_stride < blocks(a.k, 128)) {
     return cudaErrorInvalidValue;
@@ -156,19 +189,16 @@ cudaError_t gemm_fp8(const GemmFp8Args& a, cudaStream_t stream) {
   l.stream = stream;
   l.params.w_scale = a.w_scale;
   l.params.w_scale_stride = a.w_scale_stride;
-  l.params.out = a.out;
-  l.params.out_f32 = a.out_f32;
   return start(p, true, a.variant, l);
 }
 
 cudaError_t gemm_bf16(const GemmBf16Args& a, cudaStream_t stream) {
-  const Problem p = {a.x, a.w, a.out, 2 * a.x_stride, a.out_stride, a.n, 2 * a.k, a.rows, a.sms};
+  const Problem p = {a.x,     a.w,    a.out, 2 * a.x_stride, a.out_stride, a.n,
+                     2 * a.k, a.rows, a.sms, a.out_f32,      a.finish,     a.workspace};
   if (!valid(p)) return cudaErrorInvalidValue;
   if (a.rows.rows == 0) return cudaSuccess;
   GemmLaunch l = {};
   l.stream = stream;
-  l.params.out = a.out;
-  l.params.out_f32 = a.out_f32;
   return start(p, false, a.variant, l);
 }
 

@@ -25,6 +25,21 @@ struct GemmRows {
   std::int64_t rows_hint = 0;  // rows expected in one expert, for the choice of a tile; 0: rows / experts
 };
 
+// What a product is finished with, in float32 before it is rounded; each or none.
+struct GemmFinish {
+  const float* row_weight = nullptr;  // [rows]: what a row is multiplied with, first
+  const float* bias = nullptr;        // [n]
+  const void* residual = nullptr;     // [rows, n] of out's type; may be out itself; 16-byte aligned
+  std::int64_t residual_stride = 0;   // elements from row to row, a multiple of 8
+};
+
+// Where CTAs that share a tile's K meet; launches that may overlap have one each. 16-byte aligned, and its
+// first kSplitSumCounterBytes (split_sum.cuh) zero before the first launch; a launch leaves those zero.
+struct GemmWorkspace {
+  void* data = nullptr;  // null: no tile is shared
+  std::int64_t bytes = 0;
+};
+
 struct GemmFp8Args {
   const void* x = nullptr;          // [rows, k] e4m3; 16-byte aligned
   std::int64_t x_stride = 0;        // bytes from row to row, a multiple of 16
@@ -39,6 +54,8 @@ struct GemmFp8Args {
   bool out_f32 = false;
   int n = 0, k = 0;  // n % 8 == 0, k % 16 == 0
   GemmRows rows;
+  GemmFinish finish;
+  GemmWorkspace workspace;
   int variant = -1;  // an index into kFp8Tiles; negative: choose_gemm_tile
   int sms = 0;       // CTAs at most, so that others may have the rest of the chip; 0: all
 };
@@ -52,9 +69,14 @@ struct GemmBf16Args {
   bool out_f32 = false;
   int n = 0, k = 0;  // multiples of 8
   GemmRows rows;
+  GemmFinish finish;
+  GemmWorkspace workspace;
   int variant = -1;  // an index into kBf16Tiles; negative: choose_gemm_tile
   int sms = 0;       // as above
 };
+
+// What a workspace holds that serves every product on `sms` multiprocessors.
+std::int64_t gemm_workspace_bytes(int sms);
 
 // cudaErrorInvalidValue for what the comments above exclude. rows == 0 does nothing.
 cudaError_t gemm_fp8(const GemmFp8Args&, cudaStream_t);

@@ -8,6 +8,7 @@
 
 #include "backends/cuda/heuristics/gemm_tile.h"
 #include "backends/cuda/sm90/gemm/gemm_testing.cuh"
+#include "backends/cuda/sm90/gemm/split_sum.cuh"
 
 namespace trireme::cuda {
 namespace {
@@ -29,6 +30,16 @@ std::uint64_t fresh_seed() {
   if (!said) std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
   said = true;
   return seed;
+}
+
+// One for all products of this program, which come one after the other.
+const GemmWorkspace& workspace() {
+  static DeviceBuffer<unsigned char> memory(static_cast<std::size_t>(gemm_workspace_bytes(kSplitSumMaxCtas)));
+  static const GemmWorkspace w = [] {
+    must(cudaMemset(memory.get(), 0, memory.bytes()), "clear");
+    return GemmWorkspace{memory.get(), static_cast<std::int64_t>(memory.bytes())};
+  }();
+  return w;
 }
 
 // Operands of a case on the device; T is the type of x and w.
@@ -110,7 +121,7 @@ struct Problem {
 
   // The output with every row padded by 8 elements, all poisoned before.
   template <class Out>
-  std::vector<Out> run(int variant) const {
+  std::vector<Out> run(int variant, const GemmFinish& finish = {}) const {
     DeviceBuffer<Out> out(static_cast<std::size_t>(rows) * static_cast<std::size_t>(out_stride));
     must(cudaMemset(out.get(), 0xFF, out.bytes()), "poison");
     cudaError_t e;
@@ -128,6 +139,8 @@ struct Problem {
                     .n = c.n,
                     .k = c.k,
                     .rows = gemm_rows(),
+                    .finish = finish,
+                    .workspace = workspace(),
                     .variant = variant},
                    nullptr);
     } else {
@@ -140,6 +153,8 @@ struct Problem {
                      .n = c.n,
                      .k = c.k,
                      .rows = gemm_rows(),
+                     .finish = finish,
+                     .workspace = workspace(),
                      .variant = variant},
                     nullptr);
     }
@@ -155,8 +170,9 @@ float as_float(__nv_bfloat16 v) { return __bfloat162float(v); }
 
 // What is owned agrees with the reference, and nothing else was written.
 template <class T, class Out>
-void expect_agrees(const Problem<T>& p, int variant, const std::vector<float>& ref) {
-  const std::vector<Out> out = p.template run<Out>(variant);
+void expect_agrees(const Problem<T>& p, int variant, const std::vector<float>& ref,
+                   const GemmFinish& finish = {}) {
+  const std::vector<Out> out = p.template run<Out>(variant, finish);
   double error = 0, norm = 0;
   std::int64_t touched = 0, missing = 0;
   for (int r = 0; r < p.rows; ++r) {
@@ -205,6 +221,11 @@ const Case kCases[] = {
     {RowLayout::masked, {0, 5, 40, 33, 0, 1, 17}, 40, 576, 384},
     {RowLayout::masked, {200, 0, 131, 64, 1}, 200, 264, 640},
     {RowLayout::masked, {0, 300, 128, 256, 257}, 512, 1024, 256},
+    // Steps of K enough to be shared.
+    {RowLayout::dense, {200}, 0, 2112, 2048},
+    {RowLayout::dense, {65}, 0, 4104, 3088},
+    {RowLayout::packed, {246, 0, 983, 328, 492}, 0, 520, 2048},
+    {RowLayout::masked, {246, 0, 128, 130}, 256, 1096, 1536},
 };
 
 #define SKIP_WITHOUT_GPU()                                           \
@@ -252,9 +273,63 @@ TEST(Gemm, VariantsAgreeToTheBit) {
   const Problem<__nv_bfloat16> bf16({RowLayout::packed, {70, 0, 130, 3}, 0, 576, 1024});
   const auto first_bf16 = bf16.run<float>(0);
   for (int v = 1; v < kBf16TileCount; ++v) {
+    if (kBf16Tiles[v].split > 1) continue;
     const auto other = bf16.run<float>(v);
     EXPECT_EQ(std::memcmp(first_bf16.data(), other.data(), first_bf16.size() * 4), 0) << "variant " << v;
   }
+}
+
+// Weighted rows, a bias and a residual, on every variant.
+template <class T, class Out>
+void finishes(const Case& c) {
+  const Problem<T> p(c);
+  const auto rows = static_cast<std::size_t>(p.rows), n = static_cast<std::size_t>(c.n);
+  std::mt19937_64 random(fresh_seed());
+  std::normal_distribution<float> normal;
+  std::vector<float> weight(rows), bias(n);
+  std::vector<Out> residual(rows * n);
+  for (auto& v : weight) v = normal(random);
+  for (auto& v : bias) v = 30 * normal(random);
+  for (auto& v : residual) v = static_cast<Out>(30 * normal(random));
+  const DeviceBuffer<float> weight_there(weight), bias_there(bias);
+  const DeviceBuffer<Out> residual_there(residual);
+  std::vector<float> ref = p.ref.host();
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t i = 0; i < n; ++i) {
+      ref[r * n + i] = ref[r * n + i] * weight[r] + bias[i] + as_float(residual[r * n + i]);
+    }
+  }
+  const GemmFinish finish = {weight_there.get(), bias_there.get(), residual_there.get(), c.n};
+  for (int v = 0; v < (Problem<T>::kFp8 ? kFp8TileCount : kBf16TileCount); ++v) {
+    expect_agrees<T, Out>(p, v, ref, finish);
+  }
+}
+
+TEST(Gemm, FinishesProductsBeforeTheyAreRounded) {
+  SKIP_WITHOUT_GPU();
+  const Case packed{RowLayout::packed, {70, 0, 130, 3}, 0, 576, 1024},
+      dense{RowLayout::dense, {200}, 0, 328, 2048};
+  finishes<__nv_fp8_e4m3, __nv_bfloat16>(packed);
+  finishes<__nv_fp8_e4m3, float>(dense);
+  finishes<__nv_bfloat16, __nv_bfloat16>(dense);
+  finishes<__nv_bfloat16, float>(packed);
+}
+
+// Shared tiles are added in one order whoever comes last, and leave the workspace as they found it.
+TEST(Gemm, SharedTilesHaveTheSameBitsEveryTime) {
+  SKIP_WITHOUT_GPU();
+  const Problem<__nv_fp8_e4m3> p({RowLayout::dense, {200}, 0, 2112, 4096});
+  for (int v = 0; v < kFp8TileCount; ++v) {
+    if (kFp8Tiles[v].split < 2) continue;
+    const auto first = p.run<float>(v);
+    for (int i = 0; i < 20; ++i) {
+      const auto other = p.run<float>(v);
+      ASSERT_EQ(std::memcmp(first.data(), other.data(), first.size() * 4), 0) << "variant " << v;
+    }
+  }
+  std::vector<unsigned char> counters(static_cast<std::size_t>(kSplitSumCounterBytes));
+  must(cudaMemcpy(counters.data(), workspace().data, counters.size(), cudaMemcpyDeviceToHost), "counters");
+  for (const unsigned char b : counters) ASSERT_EQ(b, 0);
 }
 
 TEST(Gemm, RefusesWhatItCannotDo) {

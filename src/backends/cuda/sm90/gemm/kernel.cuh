@@ -1,118 +1,149 @@
 #pragma once
-// The GEMM kernel: one warp of the first warpgroup feeds a ring of shared-memory stages through the copy
-// engine, two warpgroups multiply. Persistent: a CTA walks over tiles, and the copies of the next tile start
-// while this one is stored.
+// The GEMM kernel for many rows. One warp feeds a ring of shared-memory stages through the copy engine, two
+// warpgroups multiply, two warps send what they stage back through the copy engine. Persistent: the copies of
+// the next tile start, and it is multiplied, while this one is on its way to memory.
 
 #include <cuda.h>
 
 #include "backends/cuda/prim/mbarrier.cuh"
 #include "backends/cuda/prim/tma.cuh"
-#include "backends/cuda/sm90/gemm/epilogue.cuh"
 #include "backends/cuda/sm90/gemm/math_loop.cuh"
-#include "backends/cuda/sm90/gemm/split_k.cuh"
-#include "backends/cuda/sm90/gemm/tile_walk.cuh"
+#include "backends/cuda/sm90/gemm/piece_walk.cuh"
 
 namespace trireme::cuda {
 
-// The copy engine starts a row of scales at a multiple of 16 bytes, a tile anywhere: up to 3 more are copied.
-// A copy takes 256 at most, so of a tall tile's scales there are two, of its lower and its upper half.
-constexpr int scale_copies(int bm) { return bm > 128 ? 2 : 1; }
-constexpr int scale_box(int bm) { return bm / scale_copies(bm) + 4; }
+// A copy of scales starts at a multiple of 16 bytes, a tile anywhere: up to 3 more than it has are copied.
+constexpr int scale_box(int bm) { return bm + 4; }
 
-// A math warpgroup computes kMi * 64 rows by kWn columns; the two stand below each other (kWgM = 2) or side
-// by side. FP8: a multiply has kPartN columns, as two must fit the registers beside the sums, and kChain
-// steps of K overlap. kSplit: a cluster divides K.
-template <bool kIsFp8, int kMiOf, int kWnOf, int kWgMOf, int kPartNOf = kWnOf, int kChainOf = 4,
-          bool kSplitOf = false>
+// A CTA computes 128 x kNi * kPartN: each of its two math warpgroups 64 rows, in kNi parts of kPartN columns.
+// kPair 2: two CTAs below each other, which each bring half of the weights to both. kSplit: the last tiles
+// may be shared.
+template <bool kIsFp8, int kNiOf, int kPartNOf, int kPairOf, bool kSplitOf = false>
 struct GemmConfig {
   static constexpr bool kFp8 = kIsFp8;
-  static constexpr int kMi = kMiOf, kWn = kWnOf, kWgM = kWgMOf, kWgN = 2 / kWgMOf;
-  static constexpr int kPartN = kPartNOf, kPartsN = kWn / kPartN, kParts = kMi * kPartsN;
-  static constexpr int kChain = kChainOf;
+  static constexpr int kNi = kNiOf, kPartN = kPartNOf, kPair = kPairOf;
   static constexpr bool kSplit = kSplitOf;
-  static constexpr int kBm = 64 * kMi * kWgM, kBn = kWn * kWgN;
+  static constexpr int kBm = 128, kBn = kNi * kPartN;
   static constexpr int kRowBytes = 128;  // of K in a stage
   static constexpr int kStepK = kFp8 ? 128 : 64;
   static constexpr int kXBytes = kBm * kRowBytes, kWBytes = kBn * kRowBytes;
-  static constexpr int kScaleCopies = scale_copies(kBm), kScaleBox = scale_box(kBm);
-  static constexpr int kScaleStride = kFp8 ? kBm + 32 : 0;
-  static constexpr int kCopiedBytes = kXBytes + kWBytes + (kFp8 ? kScaleCopies * kScaleBox * 4 : 0);
-  static constexpr int kStageBytes = kXBytes + kWBytes + kScaleStride * 4;
-  static constexpr int kSumBytes = kSplit ? 256 * kWn / 2 * 4 : 0;
-  static constexpr int kOtherBytes = 1024 + 256 + kSumBytes;  // what aligning costs, the barriers
-  static constexpr int kSmemMost = 227 * 1024 - kOtherBytes;
+  static constexpr int kScaleBytes = kFp8 ? 640 : 0;  // scale_box(kBm) floats, padded
+  static constexpr int kCopiedBytes = kXBytes + kWBytes + (kFp8 ? scale_box(kBm) * 4 : 0);
+  static constexpr int kStageBytes = kXBytes + kWBytes + kScaleBytes;
+  static constexpr int kChunks = kPartN / 64, kChunkBytes = 64 * 128;  // of a part: 64 rows of 64 columns
+  static constexpr int kStoreBytes = 2 * kChunks * kChunkBytes;
+  static constexpr int kPlaces = 4;
+  static constexpr int kOtherBytes = 512;  // pieces and barriers
+  static constexpr int kSmemMost = 227 * 1024 - kOtherBytes - kStoreBytes;
   static constexpr int kStages = kSmemMost / kStageBytes < 12 ? kSmemMost / kStageBytes : 12;
-  static constexpr int kSmemBytes = kStages * kStageBytes + kOtherBytes;
-  static constexpr int kThreads = 384;
-  static_assert(kMi == 1 || !kSplit);
-  static_assert(kStages >= 3 && kXBytes % 1024 == 0 && (kWn * kRowBytes) % 1024 == 0);
+  static constexpr int kSmemBytes = kStages * kStageBytes + kStoreBytes + kOtherBytes;
+  static constexpr int kThreads = 384, kMathWarps = 8;
+  using Sum = SplitSum<kMathWarps, kBn / 8>;
+  static_assert(kPair == 1 || !kSplit);
+  static_assert(kStages >= 4 && kPartN % 64 == 0 && kXBytes % 1024 == 0 && kWBytes % 1024 == 0);
 };
 
 template <class C>
 struct GemmSmem {
-  unsigned char* x;        // [stages][kBm][128 bytes], swizzled
-  unsigned char* w;        // [stages][kBn][128 bytes], swizzled
-  float* scale;            // [stages][kBm]
-  float4* sums;            // see SplitKSum
-  Mbarrier *full, *empty;  // [stages]
-  Mbarrier *sums_ready, *sums_free;
+  unsigned char* x;      // [stages][kBm][128 bytes], swizzled
+  unsigned char* w;      // [stages][kBn][128 bytes], swizzled
+  unsigned char* store;  // [2 warpgroups][kChunks][64 rows][128 bytes], swizzled
+  float* scale;          // [stages][kScaleBytes]
+  PieceRing<C::kPlaces> pieces;
+  Mbarrier *full, *empty;   // [stages]
+  Mbarrier *staged, *sent;  // [2 warpgroups]: a part is in `store`; has been read there
 
+  // raw: aligned to 1024 bytes.
   __device__ explicit GemmSmem(unsigned char* raw) {
-    x = raw + (1024 - smem_address(raw) % 1024) % 1024;
+    x = raw;
     w = x + C::kStages * C::kXBytes;
-    scale = reinterpret_cast<float*>(w + C::kStages * C::kWBytes);
-    sums = reinterpret_cast<float4*>(scale + C::kStages * C::kScaleStride);
-    full = reinterpret_cast<Mbarrier*>(reinterpret_cast<unsigned char*>(sums) + C::kSumBytes);
+    store = w + C::kStages * C::kWBytes;
+    scale = reinterpret_cast<float*>(store + C::kStoreBytes);
+    auto* piece =
+        reinterpret_cast<GemmPiece*>(reinterpret_cast<unsigned char*>(scale) + C::kStages * C::kScaleBytes);
+    full = reinterpret_cast<Mbarrier*>(piece + C::kPlaces);
     empty = full + C::kStages;
-    sums_ready = empty + C::kStages;
-    sums_free = sums_ready + 1;
+    staged = empty + C::kStages;
+    sent = staged + 2;
+    pieces = {piece, sent + 2, sent + 2 + C::kPlaces};
+    static_assert(C::kPlaces * sizeof(GemmPiece) + (2 * C::kStages + 4 + 2 * C::kPlaces) * sizeof(Mbarrier) <=
+                  C::kOtherBytes);
+  }
+  __device__ unsigned char* chunk(int wg, int c) const {
+    return store + (wg * C::kChunks + c) * C::kChunkBytes;
   }
 };
 
-// A place in the ring of stages and the parity of the round.
-template <int kStages>
-struct RingPlace {
-  int stage = 0;
-  std::uint32_t parity = 0;
-  __device__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
+// One lane: the weights of a step, which no kernel before this one writes.
+template <class C>
+__device__ __forceinline__ void load_weights(const CUtensorMap* map_w, const GemmParams& p,
+                                             const GemmSmem<C>& smem, int stage, const GemmTilePlace& tile,
+                                             int kb, int rank) {
+  Mbarrier* full = &smem.full[stage];
+  unsigned char* w = smem.w + stage * C::kWBytes;
+  const int row = tile.expert * p.n + tile.col;
+  mbarrier_arrive_expect_tx(full, C::kCopiedBytes);
+  if constexpr (C::kPair == 2) {
+    tma_load_2d_multicast(w + rank * (C::kWBytes / 2), map_w, full, 3, kb * C::kStepK,
+                          row + rank * (C::kBn / 2));
+  } else {
+    tma_load_2d(w, map_w, full, kb * C::kStepK, row);
   }
-};
+}
 
 template <class C>
 __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap* map_w,
-                                     const CUtensorMap* map_scale, const GemmParams& p,
-                                     const GemmSmem<C>& smem, int rank, const KSlice& k) {
+                                     const CUtensorMap* map_scale, const GemmParams& p, GemmSmem<C>& smem,
+                                     int rank) {
   const bool leader = threadIdx.x % 32 == 0;
-  TileWalk<C::kBm, C::kBn> walk(p);
+  if (p.counts != nullptr) grid_dependency_wait();
+  PieceWalk<C::kBm, C::kBn, C::kPair, C::kSplit> walk(p);
+  GemmPiece piece = walk.next();
+  // The first weights, while the kernel before drains.
+  int early = min(piece.steps, C::kStages);
+  for (int i = 0; i < early; ++i) {
+    if (leader) load_weights<C>(map_w, p, smem, i, piece.tile, piece.k + i, rank);
+  }
+  __syncwarp();
+  grid_dependency_wait();
   RingPlace<C::kStages> at;
-  GemmTilePlace tile;
-  while (walk.next(tile)) {
-    const int w_row = tile.expert * p.n + tile.col + rank * C::kBn;
-    for (int kb = k.first; kb < k.first + k.count; ++kb, at.advance()) {
+  for (;; piece = walk.next()) {
+    smem.pieces.tell(piece);
+    if (piece.steps == 0) return;
+    const int row = own_part<C>(piece.tile, rank).row;
+    for (int kb = piece.k; kb < piece.k + piece.steps; ++kb, at.advance()) {
       mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
       if (leader) {
         Mbarrier* full = &smem.full[at.stage];
-        unsigned char* x = smem.x + at.stage * C::kXBytes;
-        mbarrier_arrive_expect_tx(full, C::kCopiedBytes);
-        if (p.cluster == 2) {
-          // Each CTA brings half of the rows to both.
-          tma_load_2d_multicast(x + rank * (C::kXBytes / 2), map_x, full, 3, kb * C::kStepK,
-                                tile.row + rank * (C::kBm / 2));
-        } else {
-          tma_load_2d(x, map_x, full, kb * C::kStepK, tile.row);
-        }
-        tma_load_2d(smem.w + at.stage * C::kWBytes, map_w, full, kb * C::kStepK, w_row);
+        if (early-- <= 0) load_weights<C>(map_w, p, smem, at.stage, piece.tile, kb, rank);
+        tma_load_2d(smem.x + at.stage * C::kXBytes, map_x, full, kb * C::kStepK, row);
         if constexpr (C::kFp8) {
-          float* scale = smem.scale + at.stage * C::kScaleStride;
-#pragma unroll
-          for (int i = 0; i < C::kScaleCopies; ++i) {
-            tma_load_2d(scale + 128 * i, map_scale, full, tile.row / 4 * 4 + 128 * i, kb);
-          }
+          tma_load_2d(smem.scale + at.stage * (C::kScaleBytes / 4), map_scale, full, row / 4 * 4, kb);
         }
+      }
+      __syncwarp();
+    }
+  }
+}
+
+// One warp for each math warpgroup: sends its staged parts.
+template <class C>
+__device__ __forceinline__ void send(const CUtensorMap* map_out, const GemmParams& p, GemmSmem<C>& smem,
+                                     int rank, int wg) {
+  std::uint32_t parity = 0;
+  for (GemmPiece piece = smem.pieces.hear(); piece.steps > 0; piece = smem.pieces.hear()) {
+    const GemmTilePlace tile = own_part<C>(piece.tile, rank);
+    if (!is_staged(p, piece, tile.rows - 64 * wg)) continue;
+    for (int col = tile.col; col < tile.col + C::kBn && col < p.n; col += C::kPartN) {
+      mbarrier_wait(&smem.staged[wg], parity);
+      parity ^= 1;
+      if (threadIdx.x % 32 == 0) {
+        for (int c = 0; c < C::kChunks && col + 64 * c < p.n; ++c) {
+          tma_store_2d(map_out, smem.chunk(wg, c), col + 64 * c, tile.row + 64 * wg);
+        }
+        tma_store_commit();
+        tma_store_wait_read<0>();
+        mbarrier_arrive(&smem.sent[wg]);
       }
       __syncwarp();
     }
@@ -122,46 +153,47 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1)
     gemm_kernel(const __grid_constant__ CUtensorMap map_x, const __grid_constant__ CUtensorMap map_w,
-                const __grid_constant__ CUtensorMap map_scale, const __grid_constant__ GemmParams p) {
-  extern __shared__ unsigned char raw[];
-  const GemmSmem<C> smem(raw);
-  const bool in_cluster = p.cluster * p.split > 1;
-  const int cta = in_cluster ? static_cast<int>(cluster_cta_rank()) : 0;
-  const int rank = p.cluster == 2 ? cta : 0;
-  const KSlice k = C::kSplit ? slice_of(p.k_blocks, p.split, cta) : KSlice{0, p.k_blocks};
+                const __grid_constant__ CUtensorMap map_scale, const __grid_constant__ CUtensorMap map_out,
+                const __grid_constant__ GemmParams p) {
+  extern __shared__ __align__(1024) unsigned char raw[];
+  GemmSmem<C> smem(raw);
+  const int rank = C::kPair == 2 ? static_cast<int>(cluster_cta_rank()) : 0;
   if (threadIdx.x == 0) {
-    prefetch_tensor_map(&map_x);
     prefetch_tensor_map(&map_w);
-    if constexpr (C::kFp8) prefetch_tensor_map(&map_scale);
+    prefetch_tensor_map(&map_x);
     for (int s = 0; s < C::kStages; ++s) {
       mbarrier_init(&smem.full[s], 1);
-      mbarrier_init(&smem.empty[s],
-                    8 * static_cast<std::uint32_t>(p.cluster));  // every math warp of the cluster
+      mbarrier_init(&smem.empty[s], C::kMathWarps * C::kPair);
     }
-    if constexpr (C::kSplit) {
-      mbarrier_init(smem.sums_ready, 8 * static_cast<std::uint32_t>(p.split));
-      mbarrier_init(smem.sums_free, 8 * static_cast<std::uint32_t>(p.split));
+    for (int i = 0; i < 2; ++i) {
+      mbarrier_init(&smem.staged[i], 4);
+      mbarrier_init(&smem.sent[i], 1);
+    }
+    for (int i = 0; i < C::kPlaces; ++i) {
+      mbarrier_init(&smem.pieces.told[i], 1);
+      mbarrier_init(&smem.pieces.heard[i], C::kMathWarps + 2);
     }
     fence_mbarrier_init();
   }
-  if (in_cluster) {
+  if constexpr (C::kPair == 2) {
     cluster_arrive_relaxed();
     cluster_wait();
   } else {
     __syncthreads();
   }
-  grid_dependency_wait();
   grid_launch_dependents();
 
   if (threadIdx.x < 128) {
     register_limit_decrease<40>();
-    if (threadIdx.x < 32) feed<C>(&map_x, &map_w, &map_scale, p, smem, rank, k);
+    const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+    if (warp == 0) feed<C>(&map_x, &map_w, &map_scale, p, smem, rank);
+    if (warp == 1 || warp == 2) send<C>(&map_out, p, smem, rank, warp - 1);
   } else {
     register_limit_increase<232>();
-    multiply<C>(p, smem, rank, k, cta);
+    multiply<C>(p, smem, rank);
   }
-  // No CTA of a cluster leaves while another may still write to it or read from it.
-  if (in_cluster) {
+  // No CTA of a pair leaves while the other may still write to it or tell it that a stage is free.
+  if constexpr (C::kPair == 2) {
     __syncwarp();
     cluster_arrive_relaxed();
     cluster_wait();

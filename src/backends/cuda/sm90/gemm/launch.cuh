@@ -6,9 +6,9 @@
 namespace trireme::cuda {
 
 struct GemmLaunch {
-  CUtensorMap x, w, scale;
+  CUtensorMap x, w, scale, out;
   GemmParams params;
-  int ctas;  // a multiple of params.cluster * params.split
+  int ctas;  // whole pairs where CTAs pair up
   cudaStream_t stream;
 };
 
@@ -21,7 +21,7 @@ cudaError_t launch_gemm(const GemmLaunch& l) {
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
   attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = static_cast<unsigned>(l.params.cluster * l.params.split);
+  attributes[1].val.clusterDim.x = C::kPair;
   attributes[1].val.clusterDim.y = 1;
   attributes[1].val.clusterDim.z = 1;
   cudaLaunchConfig_t config = {};
@@ -30,20 +30,19 @@ cudaError_t launch_gemm(const GemmLaunch& l) {
   config.dynamicSmemBytes = C::kSmemBytes;
   config.stream = l.stream;
   config.attrs = attributes;
-  config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, gemm_kernel<C>, l.x, l.w, l.scale, l.params);
+  config.numAttrs = C::kPair > 1 ? 2 : 1;
+  return cudaLaunchKernelEx(&config, gemm_kernel<C>, l.x, l.w, l.scale, l.out, l.params);
 }
 
-cudaError_t launch_fp8_256x128(const GemmLaunch&);
+cudaError_t launch_fp8_128x256(const GemmLaunch&);
+cudaError_t launch_fp8_128x256_pair(const GemmLaunch&);
 cudaError_t launch_fp8_128x192(const GemmLaunch&);
+cudaError_t launch_fp8_128x192_pair(const GemmLaunch&);
 cudaError_t launch_fp8_128x128(const GemmLaunch&);
-cudaError_t launch_fp8_64x256(const GemmLaunch&);
-cudaError_t launch_fp8_64x128(const GemmLaunch&);
-cudaError_t launch_fp8_64x64(const GemmLaunch&);
+cudaError_t launch_fp8_128x256_split(const GemmLaunch&);
 cudaError_t launch_fp8_128x128_split(const GemmLaunch&);
-cudaError_t launch_fp8_64x128_split(const GemmLaunch&);
 cudaError_t launch_bf16_128x256(const GemmLaunch&);
+cudaError_t launch_bf16_128x256_pair(const GemmLaunch&);
 cudaError_t launch_bf16_128x128(const GemmLaunch&);
-cudaError_t launch_bf16_64x128(const GemmLaunch&);
 
 }  // namespace trireme::cuda

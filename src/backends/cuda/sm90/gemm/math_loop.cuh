@@ -1,302 +1,221 @@
 #pragma once
-// What a math warpgroup does with a tile: multiply the stages as they arrive, release them, store.
+// What a math warpgroup does with a piece: multiply the stages as they arrive, release them, hand over the
+// results.
 
 #include <cstdint>
 
 #include "backends/cuda/prim/mbarrier.cuh"
 #include "backends/cuda/prim/wgmma_f8.cuh"
 #include "backends/cuda/sm90/gemm/epilogue.cuh"
-#include "backends/cuda/sm90/gemm/split_k.cuh"
-#include "backends/cuda/sm90/gemm/tile_walk.cuh"
+#include "backends/cuda/sm90/gemm/piece_walk.cuh"
 
 namespace trireme::cuda {
 
 template <class C>
 struct GemmSmem;
-template <int kStages>
-struct RingPlace;
+
+// This CTA's part of what its pair computes.
+template <class C>
+__device__ __forceinline__ GemmTilePlace own_part(GemmTilePlace tile, int rank) {
+  tile.row += rank * C::kBm;
+  tile.rows -= rank * C::kBm;
+  return tile;
+}
+
+// Whether a warpgroup's results leave through shared memory: it has them all, and all of its rows exist.
+__device__ __forceinline__ bool is_staged(const GemmParams& p, const GemmPiece& piece, int rows) {
+  return !p.out_f32 && rows >= 64 && piece.steps == p.k_blocks;
+}
 
 // This warp has read its part of the stage; tells the producers of all CTAs that write to it.
-__device__ __forceinline__ void release_stage(Mbarrier* empty, int cluster) {
+template <class C>
+__device__ __forceinline__ void release_stage(Mbarrier* empty) {
   const std::uint32_t lane = threadIdx.x % 32;
-  if (cluster == 2) {
+  if constexpr (C::kPair == 2) {
     if (lane < 2) mbarrier_arrive_cluster_relaxed(empty, lane);
-  } else if (lane == 0) {
-    mbarrier_arrive(empty);
+  } else {
+    if (lane == 0) mbarrier_arrive(empty);
   }
 }
 
 // The scales of a tile's weights, at most two rows of blocks, 32 blocks of K at a time: lane l holds block l.
 struct WeightScales {
   const float* row[2];
-  int k_blocks;
+  int steps;
   float now[2], next[2];
 
-  __device__ void begin(const GemmParams& p, int expert, int col, const KSlice& k) {
-    const int blocks = (p.n + 127) / 128;
-    const float* all = p.w_scale + static_cast<std::int64_t>(expert) * blocks * p.w_scale_stride + k.first;
-    const int first = min(col / 128, blocks - 1);
-    row[0] = all + static_cast<std::int64_t>(first) * p.w_scale_stride;
-    row[1] = all + static_cast<std::int64_t>(min(first + 1, blocks - 1)) * p.w_scale_stride;
-    k_blocks = k.count;
+  __device__ WeightScales(const GemmParams& p, const GemmPiece& piece) : steps(piece.steps) {
+    const int blocks = (p.n + 127) / 128, first = min(piece.tile.col / 128, blocks - 1);
+    row[0] = p.w_scale + (static_cast<std::int64_t>(piece.tile.expert) * blocks + first) * p.w_scale_stride +
+             piece.k;
+    row[1] = first + 1 < blocks ? row[0] + p.w_scale_stride : row[0];
     load(0);
   }
   __device__ void load(int from) {
-    const int kb = min(from + static_cast<int>(threadIdx.x) % 32, k_blocks - 1);
-    next[0] = __ldg(row[0] + kb);
-    next[1] = __ldg(row[1] + kb);
+    const int at = min(from + static_cast<int>(threadIdx.x) % 32, steps - 1);
+    next[0] = __ldg(row[0] + at);
+    next[1] = __ldg(row[1] + at);
   }
-  // Before block kb, in order: keeps the following 32 on their way.
-  __device__ void step(int kb) {
-    if (kb % 32 != 0) return;
+  // Before step i, in order: keeps the following 32 on their way.
+  __device__ void step(int i) {
+    if (i % 32 != 0) return;
     now[0] = next[0];
     now[1] = next[1];
-    if (kb + 32 < k_blocks) load(kb + 32);
+    if (i + 32 < steps) load(i + 32);
   }
-};
-
-// What one warpgroup multiplies: its place in the tile.
-struct MathPlace {
-  int row, col;             // within the tile, of the warpgroup's part
-  int scale_row;            // where the tile's scales begin among those copied
-  int cols_of_first_scale;  // of its columns, those whose weights use the first row of scale blocks
 };
 
 // FP8: the tensor core's sums keep few bits, so a step of 128 starts from zero and is added in float32,
-// scaled. A step is C::kParts multiplies of 64 x C::kPartN, and while one runs the one before is added.
+// scaled. Both sums leave registers for one multiply at a time, so what hides a warpgroup's additions is the
+// other's multiplies.
 template <class C>
-class Fp8Loop {
- public:
-  using Acc = float[C::kMi][C::kWn / 2];
-  using Part = float[C::kPartN / 2];
+struct Fp8Steps {
+  static constexpr int kPart = C::kPartN / 2;  // floats
+  // Columns that share a weight's scale wherever a tile begins.
+  static constexpr int kGroup = C::kPartN % 128 == 0 ? 128 : 64;
 
-  __device__ Fp8Loop(Acc& acc, const GemmParams& p, int k_blocks, const GemmSmem<C>& smem,
-                     RingPlace<C::kStages>& at, WeightScales& scales, const MathPlace& place)
-      : acc_(acc), p_(p), k_blocks_(k_blocks), smem_(smem), at_(at), scales_(scales), place_(place) {
-    row_ = place.row + place.scale_row + static_cast<int>(threadIdx.x) % 128 / 32 * 16 +
-           static_cast<int>(threadIdx.x) % 32 / 4;
-  }
-
-  __device__ void run() {
-    int kb = 0;
-    if constexpr (kSteps > 0) {
-      for (; kb + kSteps <= k_blocks_; kb += kSteps) {
-        Part even, odd;
-        begin_step(scale_);
-        issue(even, 0);
-        chain(even, odd);
-        Mbarrier* done = step_done();
-        wgmma_wait<0>();
-        release_stage(done, p_.cluster);
-        add(odd, C::kParts - 1);
+  // acc: [kNi][kPart]. scale_row: of this thread among the copied scales. first_cols: how many of the tile's
+  // columns have weights in the first row of scale blocks.
+  __device__ __forceinline__ static void run(float (&acc)[C::kBn / 2], const GemmParams& p,
+                                             const GemmPiece& piece, const GemmSmem<C>& smem,
+                                             RingPlace<C::kStages>& at, int wg_row, int scale_row,
+                                             int first_cols) {
+    WeightScales scales(p, piece);
+    for (int i = 0; i < piece.steps; ++i, at.advance()) {
+      scales.step(i);
+      const float sw0 = __shfl_sync(~0u, scales.now[0], i % 32),
+                  sw1 = __shfl_sync(~0u, scales.now[1], i % 32);
+      mbarrier_wait(&smem.full[at.stage], at.parity);
+      const float* sx = smem.scale + at.stage * (C::kScaleBytes / 4) + scale_row;
+      const float sx0 = sx[0], sx1 = sx[8];
+      const std::uint32_t x = smem_address(smem.x + at.stage * C::kXBytes + wg_row * C::kRowBytes);
+      const std::uint32_t w = smem_address(smem.w + at.stage * C::kWBytes);
+      float part[kPart];
+#pragma unroll
+      for (int ni = 0; ni < C::kNi; ++ni) {
+        multiply(part, x, w + ni * C::kPartN * C::kRowBytes);
+        if (ni == C::kNi - 1) release_stage<C>(&smem.empty[at.stage]);
+        add(acc, part, ni, sx0, sx1, sw0, sw1, first_cols);
       }
     }
-    for (; kb < k_blocks_; ++kb) alone();
   }
 
  private:
-  static constexpr bool kOneScale = 128 % C::kWn == 0;
-  // Steps in a chain of multiplies that overlap the additions. A chain must not go around the loop (the
-  // compiler would serialise it), and has an even number of multiplies, which alternate between two sets of
-  // registers.
-  static constexpr int kSteps = C::kChain;
-  static_assert(C::kChain * C::kParts % 2 == 0);
-  // Whether no multiply's columns straddle a row of scale blocks.
-  static constexpr bool kWholeParts = 128 % C::kPartN == 0 && C::kWn % C::kPartN == 0;
-
-  // From a first multiply on its way to `even` to the last of kSteps steps on its way to `odd`.
-  __device__ __forceinline__ void chain(Part& even, Part& odd) {
-#pragma unroll
-    for (int i = 1; i < kSteps * C::kParts; ++i) {
-      Part& fill = i % 2 == 0 ? even : odd;
-      Part& full = i % 2 == 0 ? odd : even;
-      if (i % C::kParts != 0) {
-        issue(fill, i % C::kParts);
-        wgmma_wait<1>();
-        add(full, i % C::kParts - 1);
-      } else {
-        float next[C::kMi][4];
-        Mbarrier* done = step_done();
-        begin_step(next);
-        issue(fill, 0);
-        wgmma_wait<1>();
-        release_stage(done, p_.cluster);
-        add(full, C::kParts - 1);
-        take(next);
-      }
-    }
-  }
-
-  // A step by itself: nothing of this warpgroup overlaps, but the stage is released as early as can be.
-  __device__ __forceinline__ void alone() {
-    begin_step(scale_);
-    Part part;
-#pragma unroll
-    for (int i = 0; i < C::kParts; ++i) {
-      issue(part, i);
-      wgmma_wait<0>();
-      if (i == C::kParts - 1) release_stage(step_done(), p_.cluster);
-      add(part, i);
-    }
-  }
-
-  // Waits for a stage; the products of its scales: for rows r and r + 8, by the first and the second row of
-  // blocks.
-  __device__ __forceinline__ void begin_step(float (&scale)[C::kMi][4]) {
-    scales_.step(kb_);
-    const float sw0 = __shfl_sync(~0u, scales_.now[0], kb_ % 32);
-    const float sw1 = kOneScale ? sw0 : __shfl_sync(~0u, scales_.now[1], kb_ % 32);
-    ++kb_;
-    mbarrier_wait(&smem_.full[at_.stage], at_.parity);
-    const float* sx = smem_.scale + at_.stage * C::kScaleStride + row_;
-#pragma unroll
-    for (int mi = 0; mi < C::kMi; ++mi) {
-      const float sx0 = sx[64 * mi], sx1 = sx[64 * mi + 8];
-      scale[mi][0] = sx0 * sw0;
-      scale[mi][1] = sx1 * sw0;
-      scale[mi][2] = sx0 * sw1;
-      scale[mi][3] = sx1 * sw1;
-    }
-    x_ = smem_address(smem_.x + at_.stage * C::kXBytes + place_.row * C::kRowBytes);
-    w_ = smem_address(smem_.w + at_.stage * C::kWBytes + place_.col * C::kRowBytes);
-  }
-
-  // All multiplies of the step are on their way: the next stage, and the barrier of this one for when they
-  // are done.
-  __device__ __forceinline__ Mbarrier* step_done() {
-    Mbarrier* empty = &smem_.empty[at_.stage];
-    at_.advance();
-    return empty;
-  }
-
-  __device__ __forceinline__ void take(const float (&next)[C::kMi][4]) {
-#pragma unroll
-    for (int mi = 0; mi < C::kMi; ++mi) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) scale_[mi][i] = next[mi][i];
-    }
-  }
-
-  __device__ __forceinline__ void issue(Part& part, int index) {
-    const std::uint64_t a = wgmma_operand(x_ + index / C::kPartsN * 64 * C::kRowBytes);
-    const std::uint64_t b = wgmma_operand(w_ + index % C::kPartsN * C::kPartN * C::kRowBytes);
+  __device__ __forceinline__ static void multiply(float (&part)[kPart], std::uint32_t x, std::uint32_t w) {
+    const std::uint64_t a = wgmma_operand(x), b = wgmma_operand(w);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < 4; ++i) wgmma_ss_e4m3<C::kPartN>(part, a + 2 * i, b + 2 * i, i > 0);
     wgmma_commit();
+    wgmma_wait<0>();
   }
 
-  __device__ __forceinline__ void add(Part& part, int index) {
+  __device__ __forceinline__ static void add(float (&acc)[C::kBn / 2], float (&part)[kPart], int ni,
+                                             float sx0, float sx1, float sw0, float sw1, int first_cols) {
     wgmma_hold(part);
-    const int mi = index / C::kPartsN, col = index % C::kPartsN * C::kPartN;
 #pragma unroll
-    for (int j = 0; j < C::kPartN / 8; ++j) {
-      const bool first = kOneScale || (kWholeParts ? col : col + 8 * j) < place_.cols_of_first_scale;
-      const float s0 = first ? scale_[mi][0] : scale_[mi][2], s1 = first ? scale_[mi][1] : scale_[mi][3];
-      float* sum = &acc_[mi][(col + 8 * j) / 2];
-      sum[0] += s0 * part[4 * j];
-      sum[1] += s0 * part[4 * j + 1];
-      sum[2] += s1 * part[4 * j + 2];
-      sum[3] += s1 * part[4 * j + 3];
+    for (int g = 0; g < C::kPartN / kGroup; ++g) {
+      const int col = ni * C::kPartN + kGroup * g;
+      // A tile of whole blocks begins with one.
+      const bool second = C::kBn % 128 == 0 ? col >= 128 : col > 0 && col >= first_cols;
+      const float s0 = sx0 * (second ? sw1 : sw0), s1 = sx1 * (second ? sw1 : sw0);
+#pragma unroll
+      for (int i = kGroup / 2 * g; i < kGroup / 2 * (g + 1); i += 4) {
+        float* sum = &acc[ni * kPart + i];
+        sum[0] += s0 * part[i];
+        sum[1] += s0 * part[i + 1];
+        sum[2] += s1 * part[i + 2];
+        sum[3] += s1 * part[i + 3];
+      }
     }
   }
-
-  Acc& acc_;
-  const GemmParams& p_;
-  const int k_blocks_;
-  const GemmSmem<C>& smem_;
-  RingPlace<C::kStages>& at_;
-  WeightScales& scales_;
-  const MathPlace& place_;
-  int row_;
-  int kb_ = 0;              // steps begun
-  std::uint32_t x_, w_;     // of the step begun last, in shared memory
-  float scale_[C::kMi][4];  // of the step whose parts are being added
 };
 
 template <class C>
-__device__ __forceinline__ void multiply_bf16(float (&acc)[C::kMi][C::kWn / 2], const GemmParams& p,
-                                              int k_blocks, const GemmSmem<C>& smem,
-                                              RingPlace<C::kStages>& at, int wg_row, int wg_col) {
+__device__ __forceinline__ void multiply_bf16(float (&acc)[C::kBn / 2], const GemmPiece& piece,
+                                              const GemmSmem<C>& smem, RingPlace<C::kStages>& at,
+                                              int wg_row) {
   Mbarrier* last = nullptr;
-  for (int kb = 0; kb < k_blocks; ++kb, at.advance()) {
+  for (int i = 0; i < piece.steps; ++i, at.advance()) {
     mbarrier_wait(&smem.full[at.stage], at.parity);
-    const std::uint64_t w =
-        wgmma_operand(smem_address(smem.w + at.stage * C::kWBytes + wg_col * C::kRowBytes));
+    const std::uint64_t x =
+        wgmma_operand(smem_address(smem.x + at.stage * C::kXBytes + wg_row * C::kRowBytes));
+    const std::uint64_t w = wgmma_operand(smem_address(smem.w + at.stage * C::kWBytes));
     wgmma_fence();
 #pragma unroll
-    for (int mi = 0; mi < C::kMi; ++mi) {
-      const std::uint64_t x =
-          wgmma_operand(smem_address(smem.x + at.stage * C::kXBytes + (wg_row + 64 * mi) * C::kRowBytes));
-#pragma unroll
-      for (int i = 0; i < 4; ++i) wgmma_ss_bf16<C::kWn>(acc[mi], x + 2 * i, w + 2 * i, true);
-    }
+    for (int j = 0; j < 4; ++j) wgmma_ss_bf16<C::kBn>(acc, x + 2 * j, w + 2 * j, true);
     wgmma_commit();
     wgmma_wait<1>();
-    if (last != nullptr) release_stage(last, p.cluster);
+    if (last != nullptr) release_stage<C>(last);
     last = &smem.empty[at.stage];
   }
   wgmma_wait<0>();
-  release_stage(last, p.cluster);
+  wgmma_hold(acc);
+  release_stage<C>(last);
 }
 
+// Results to where they belong: staged for the warp that sends them, or straight from registers.
 template <class C>
-__device__ __forceinline__ void skip(const GemmParams& p, int k_blocks, const GemmSmem<C>& smem,
-                                     RingPlace<C::kStages>& at) {
-  for (int kb = 0; kb < k_blocks; ++kb, at.advance()) {
-    mbarrier_wait(&smem.full[at.stage], at.parity);
-    release_stage(&smem.empty[at.stage], p.cluster);
-  }
-}
-
-template <class C>
-__device__ __forceinline__ void multiply(const GemmParams& p, const GemmSmem<C>& smem, int rank,
-                                         const KSlice& k, int cta) {
-  const int wg = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128 - 1, 0);  // uniform, and known to be
-  const int wg_row = C::kWgM == 2 ? wg * 64 * C::kMi : 0;
-  const int wg_col = C::kWgM == 2 ? 0 : wg * C::kWn;
-  TileWalk<C::kBm, C::kBn> walk(p);
-  RingPlace<C::kStages> at;
-  WeightScales scales;
-  SplitKSum<C::kWn / 2> split_sum = {smem.sums, smem.sums_ready, smem.sums_free, p.split, cta};
-  GemmTilePlace tile;
-  bool more = walk.next(tile);
-  if constexpr (C::kFp8) {
-    if (more) scales.begin(p, tile.expert, tile.col + rank * C::kBn + wg_col, k);
-  }
-  while (more) {
-    const int col = tile.col + rank * C::kBn + wg_col;
-    const int rows = tile.rows - wg_row, cols = p.n - col;
-    const std::int64_t first = static_cast<std::int64_t>(tile.row + wg_row) * p.out_stride + col;
-    float acc[C::kMi][C::kWn / 2] = {};
-    const bool any = rows > 0 && cols > 0;
-    if (!any) {
-      skip<C>(p, k.count, smem, at);
-    } else if constexpr (C::kFp8) {
-      const MathPlace place = {wg_row, wg_col, tile.row % 4, 128 - col % 128};
-      Fp8Loop<C>(acc, p, k.count, smem, at, scales, place).run();
-    } else {
-      multiply_bf16<C>(acc, p, k.count, smem, at, wg_row, wg_col);
-    }
-    more = walk.next(tile);
-    if constexpr (C::kFp8) {
-      // On their way while this tile is stored.
-      if (more) scales.begin(p, tile.expert, tile.col + rank * C::kBn + wg_col, k);
-    }
-    if constexpr (C::kSplit) {
-      split_sum.add_and_store(acc[0], p, first, rows, cols);
+__device__ __forceinline__ void hand_over(float (&acc)[C::kBn / 2], const GemmParams& p,
+                                          const GemmPiece& piece, const GemmTilePlace& tile,
+                                          const GemmSmem<C>& smem, int wg, std::uint32_t& sent_parity) {
+  constexpr int kPart = C::kPartN / 2;
+  const int rows = tile.rows - 64 * wg, cols = p.n - tile.col, row = tile.row + 64 * wg;
+  finish(acc, p, row, tile.col, rows, cols);
+  const bool staged = is_staged(p, piece, rows);
+#pragma unroll
+  for (int ni = 0; ni < C::kNi; ++ni) {
+    const int first = ni * C::kPartN;
+    if (first >= cols) break;
+    if (staged) {
+      mbarrier_wait(&smem.sent[wg], sent_parity);
+      sent_parity ^= 1;
+#pragma unroll
+      for (int c = 0; c < C::kChunks; ++c) stage_bf16(&acc[ni * kPart + 32 * c], smem.chunk(wg, c));
+      fence_proxy_async();
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) mbarrier_arrive(&smem.staged[wg]);
       continue;
     }
-    if (!any) continue;
-#pragma unroll
-    for (int mi = 0; mi < C::kMi; ++mi) {
-      const std::int64_t offset = first + 64 * mi * p.out_stride;
-      if (p.out_f32) {
-        store_f32(acc[mi], static_cast<float*>(p.out) + offset, p.out_stride, rows - 64 * mi, cols);
-      } else {
-        store_bf16(acc[mi], static_cast<__nv_bfloat16*>(p.out) + offset, p.out_stride, rows - 64 * mi, cols);
+    const std::int64_t to = static_cast<std::int64_t>(row) * p.out_stride + tile.col + first;
+    if (p.out_f32) {
+      store_f32<kPart>(&acc[ni * kPart], static_cast<float*>(p.out) + to, p.out_stride, rows, cols - first);
+    } else {
+      store_bf16<kPart>(&acc[ni * kPart], static_cast<__nv_bfloat16*>(p.out) + to, p.out_stride, rows,
+                        cols - first);
+    }
+  }
+}
+
+template <class C>
+__device__ __forceinline__ void multiply(const GemmParams& p, GemmSmem<C>& smem, int rank) {
+  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32 - 4, 0);  // uniform, and known to be
+  const int wg = warp / 4;
+  RingPlace<C::kStages> at;
+  std::uint32_t sent_parity = 1;
+  for (GemmPiece piece = smem.pieces.hear(); piece.steps > 0; piece = smem.pieces.hear()) {
+    const GemmTilePlace tile = own_part<C>(piece.tile, rank);
+    if (tile.rows <= 64 * wg) {
+      for (int i = 0; i < piece.steps; ++i, at.advance()) {
+        mbarrier_wait(&smem.full[at.stage], at.parity);
+        release_stage<C>(&smem.empty[at.stage]);
+      }
+      continue;
+    }
+    float acc[C::kBn / 2] = {};
+    if constexpr (C::kFp8) {
+      const int scale_row = 16 * warp + static_cast<int>(threadIdx.x) % 32 / 4 + tile.row % 4;
+      Fp8Steps<C>::run(acc, p, piece, smem, at, 64 * wg, scale_row, 128 - tile.col % 128);
+    } else {
+      multiply_bf16<C>(acc, piece, smem, at, 64 * wg);
+    }
+    if constexpr (C::kSplit) {
+      if (piece.steps < p.k_blocks &&
+          !C::Sum::add(acc, p.split_place, piece.share, piece.sharer, warp, C::kBn / 8)) {
+        continue;  // another CTA's warp has the rest
       }
     }
+    hand_over<C>(acc, p, piece, tile, smem, wg, sent_parity);
   }
 }
 

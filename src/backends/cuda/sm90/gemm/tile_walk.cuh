@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "backends/cuda/sm90/gemm/gemm.h"
+#include "backends/cuda/sm90/gemm/split_sum.cuh"
 
 namespace trireme::cuda {
 
@@ -21,9 +22,21 @@ struct GemmParams {
   int cluster;  // CTAs that share x tiles: 1 or 2
   int split;    // CTAs that share the K of a tile; 1 unless cluster is
   int group_m;  // row blocks that go over all of n together: their x and the columns in flight fit L2
+
+  // What results are finished with, each or none: times row_weight[row], plus bias[col], plus residual[row,
+  // col].
+  const float* row_weight;       // [rows]
+  const float* bias;             // [n]
+  const void* residual;          // [rows, n] of out's type
+  std::int64_t residual_stride;  // elements
+
+  // Where the last tiles are fewer than half of the CTAs, these share them by their K, split_least steps each
+  // at least; 0: never.
+  int split_least;
+  SplitSumPlace split_place;
 };
 
-struct GemmTilePlace {
+struct alignas(16) GemmTilePlace {
   int expert;
   int row;   // of x, the tile's first
   int rows;  // of this expert from there on, at least 1; may exceed the tile
@@ -42,12 +55,20 @@ class TileWalk {
         tile_(static_cast<int>(blockIdx.x) / (p.cluster * p.split)),
         step_(static_cast<int>(gridDim.x) / (p.cluster * p.split)) {}
 
+  // The tiles of this CTA, every step_-th.
   __device__ bool next(GemmTilePlace& place) {
-    while (tile_ >= chunk_end_) {
+    if (!at(tile_, place)) return false;
+    tile_ += step_;
+    return true;
+  }
+
+  // Tile number `tile`, not before the one asked for last; false where there are no so many.
+  __device__ bool at(int tile, GemmTilePlace& place) {
+    while (tile >= chunk_end_) {
       if (chunk_ >= p_.experts) return false;
       load_chunk();
     }
-    const int local = tile_ - chunk_begin_;
+    const int local = tile - chunk_begin_;
     const int e = __popc(__ballot_sync(~0u, through_ <= local));
     const int before = __shfl_sync(~0u, through_, e == 0 ? 0 : e - 1);
     const int start = __shfl_sync(~0u, start_, e);
@@ -63,27 +84,36 @@ class TileWalk {
     place.row = start + block_m * kBm;
     place.rows = count - block_m * kBm;
     place.col = block_n * kBn * p_.cluster;
-    tile_ += step_;
     return true;
   }
 
+  // How many there are in all.
+  __device__ int tiles() const {
+    int blocks = 0;
+    for (int e = lane_; e < p_.experts; e += 32) blocks += (rows_of(e).count + kBm - 1) / kBm;
+    for (int d = 16; d > 0; d /= 2) blocks += __shfl_xor_sync(~0u, blocks, d);
+    return blocks * n_blocks_;
+  }
+
  private:
+  struct Rows {
+    int start, count;
+  };
+  __device__ Rows rows_of(int e) const {
+    if (p_.layout == RowLayout::packed) {
+      const int start = e == 0 ? 0 : min(p_.counts[e - 1], p_.rows);
+      return {start, max(min(p_.counts[e], p_.rows) - start, 0)};
+    }
+    const bool masked = p_.layout == RowLayout::masked;
+    const int most = masked ? p_.max_m : p_.rows;
+    return {masked ? e * p_.max_m : 0, p_.counts == nullptr ? most : max(min(p_.counts[e], most), 0)};
+  }
+
   __device__ void load_chunk() {
     const int e = chunk_ + lane_;
-    start_ = 0;
-    count_ = 0;
-    if (p_.layout == RowLayout::packed) {
-      const int end = e < p_.experts ? min(p_.counts[e], p_.rows) : 0;
-      start_ = __shfl_up_sync(~0u, end, 1);
-      if (lane_ == 0) start_ = last_end_;
-      last_end_ = __shfl_sync(~0u, end, 31);
-      if (e < p_.experts) count_ = max(end - start_, 0);
-    } else if (e < p_.experts) {
-      const bool masked = p_.layout == RowLayout::masked;
-      start_ = masked ? e * p_.max_m : 0;
-      const int most = masked ? p_.max_m : p_.rows;
-      count_ = p_.counts == nullptr ? most : max(min(p_.counts[e], most), 0);
-    }
+    const Rows r = e < p_.experts ? rows_of(e) : Rows{0, 0};
+    start_ = r.start;
+    count_ = r.count;
     through_ = (count_ + kBm - 1) / kBm * n_blocks_;
     for (int d = 1; d < 32; d *= 2) {
       const int below = __shfl_up_sync(~0u, through_, d);
@@ -102,7 +132,6 @@ class TileWalk {
   int chunk_begin_ = 0, chunk_end_ = 0;  // tiles before the chunk's, and through them
   int start_ = 0, count_ = 0,
       through_ = 0;  // this lane's expert: first row, rows, tiles through it within the chunk
-  int last_end_ = 0;
 };
 
 }  // namespace trireme::cuda

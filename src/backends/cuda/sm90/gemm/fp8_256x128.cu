@@ -1,9 +1,0 @@
-#include "backends/cuda/sm90/gemm/launch.cuh"
-
-namespace trireme::cuda {
-
-cudaError_t launch_fp8_256x128(const GemmLaunch& l) {
-  return launch_gemm<GemmConfig<true, 2, 128, 2, 64, 1>>(l);
-}
-
-}  // namespace trireme::cuda

@@ -1,7 +1,0 @@
-#include "backends/cuda/sm90/gemm/launch.cuh"
-
-namespace trireme::cuda {
-
-cudaError_t launch_fp8_64x128(const GemmLaunch& l) { return launch_gemm<GemmConfig<true, 1, 64, 1>>(l); }
-
-}  // namespace trireme::cuda
