@@ -25,7 +25,7 @@ constexpr ProductTile kProduct[] = {
 constexpr double kLaunch = 4.0;
 constexpr double kSecondLaunch = 1.5, kPassBytesPerUs = 3.5e6;  // of SwiGLU by itself
 constexpr double kWeightBytesPerUs = 4.1e6;
-constexpr double kApart = 1.3;      // what it costs that CTAs read the same weights at different times
+constexpr double kApart = 1.15;     // what it costs that CTAs read the same weights at different times
 constexpr double kClearly = 0.985;  // below it these numbers tell two costs apart
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
@@ -33,29 +33,38 @@ std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) /
 // The longer of the two, and somewhat more where they are alike.
 double both(double a, double b) { return std::pow(std::pow(a, 4) + std::pow(b, 4), 0.25); }
 
+bool is_even(const SwigluShape& s) { return s.groups == 1 || s.even; }
+
 // Blocks of bm rows, of all groups. Where the rows of each are only known about, the last block of each is
 // half full.
 double row_blocks(const SwigluShape& s, int bm) {
   const auto groups = static_cast<double>(s.groups), rows = static_cast<double>(s.rows_per_group);
-  if (s.groups == 1 || s.even) return groups * std::ceil(rows / bm);
+  if (is_even(s)) return groups * std::ceil(rows / bm);
   return groups * std::max(1.0, rows / bm + 0.5);
 }
 
-// `tiles` of which `at_once` run together, each `each` long; all of them read `bytes` of weights. shared: see
-// StreamWalk.
-double rounds(double tiles, std::int64_t at_once, double each, double bytes, bool shared = false) {
-  if (at_once < 1) return std::numeric_limits<double>::infinity();
-  const auto most = static_cast<double>(at_once);
-  const double read = bytes / kWeightBytesPerUs / tiles;
-  const double full = std::floor(tiles / most), rest = tiles - full * most;
-  const double whole = full * both(each, read * most);
-  if (shared && full > 0 && full < 3 && rest > 0 && 2 * rest <= most)
-    return whole + ((1 + rest / most) * kApart - 1) * both(each, read * most);
-  return whole + (rest > 0 ? both(each, read * rest) : 0);
-}
+// Tiles of which `at_once` run together, each `each` long.
+struct Tiles {
+  double count;
+  std::int64_t at_once;
+  double each;
+  bool shared = false;  // see StreamWalk
+};
 
-double weight_bytes(const SwigluShape& s) {
-  return 2.0 * static_cast<double>(s.groups) * static_cast<double>(s.n) * static_cast<double>(s.k);
+// All of them read the weights once. Where how many there are is only known about, so is what the last round
+// has: half of one, in the mean.
+double rounds(const SwigluShape& s, const Tiles& t) {
+  if (t.at_once < 1) return std::numeric_limits<double>::infinity();
+  const auto at_once = static_cast<double>(t.at_once);
+  const double read =
+      2.0 * static_cast<double>(s.groups * s.n) * static_cast<double>(s.k) / kWeightBytesPerUs;
+  if (t.count <= at_once) return both(t.each, read);
+  const double round = both(t.each, read / t.count * at_once);
+  const double full = std::floor(t.count / at_once), rest = t.count - full * at_once;
+  if (t.shared && full < 3 && rest > 0 && 2 * rest <= at_once)
+    return (full - 1 + (1 + rest / at_once) * kApart) * round;
+  if (!is_even(s)) return both((t.count / at_once + 0.5) * t.each, read);
+  return full * round + (rest > 0 ? both(t.each, read / t.count * rest) : 0);
 }
 
 double fused_cost(const SwigluShape& s, int variant) {
@@ -66,7 +75,7 @@ double fused_cost(const SwigluShape& s, int variant) {
   const double tiles = row_blocks(s, t.bm * t.pair) * static_cast<double>(blocks(s.n, 128));
   // Clusters of three and more do not fill every part of the chip.
   const std::int64_t at_once = s.sms / cluster - (cluster > 2 ? 2 : 0);
-  return kLaunch + rounds(tiles, at_once, steps * step + kFusedTile[variant], weight_bytes(s), t.shared);
+  return kLaunch + rounds(s, {tiles, at_once, steps * step + kFusedTile[variant], t.shared});
 }
 
 double parts_cost(const SwigluShape& s) {
@@ -74,7 +83,7 @@ double parts_cost(const SwigluShape& s) {
   for (const ProductTile& t : kProduct) {
     const auto steps = static_cast<double>(blocks(blocks(s.k, 128), t.split));
     const double tiles = row_blocks(s, t.bm) * static_cast<double>(blocks(2 * s.n, t.bn));
-    best = std::min(best, rounds(tiles, s.sms / t.split, steps * t.step + t.tile, weight_bytes(s)));
+    best = std::min(best, rounds(s, {tiles, s.sms / t.split, steps * t.step + t.tile}));
   }
   const double values = static_cast<double>(s.groups * s.rows_per_group) * static_cast<double>(s.n);
   return kLaunch + best + kSecondLaunch + 5 * values / kPassBytesPerUs;  // gate and up in, codes out
