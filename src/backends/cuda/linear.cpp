@@ -1,7 +1,9 @@
 #include "backends/cuda/linear.h"
 
 #include "backends/cuda/heuristics/dense_choice.h"
+#include "backends/cuda/heuristics/head_choice.h"
 #include "backends/cuda/sm90/gemm/gemm.h"
+#include "backends/cuda/sm90/head_gemm/head_gemm.h"
 #include "backends/cuda/smxx/matrix.h"
 
 namespace trireme::cuda {
@@ -189,6 +191,26 @@ Status LinearOps::head_linear(const HeadLinearArgs& a, CudaStream& stream) {
   TRY(is_output(a.out, tokens * w.count, w.n, "head_linear out"));
   if (tokens == 0) return {};
   const bool f32 = a.out.dtype == DType::kF32;
+  const HeadProblem shape{.tokens = tokens,
+                          .heads = static_cast<int>(w.count),
+                          .n = static_cast<int>(w.n),
+                          .k = static_cast<int>(w.k),
+                          .fp8 = w.fp8};
+  const bool ours = !f32 && head_gemm_takes(shape.n, shape.k) && (w.fp8 || w.transposed == (w.k == 128)) &&
+                    aligned(a.x.data, a.x.row_stride, 2) && aligned(a.out.data, a.out.row_stride, 2);
+  if (w.fp8 && !ours) return invalid("head_linear: FP8 weights take and give rows of bfloat16 on 16 bytes");
+  if (ours && (w.fp8 || deterministic_ || !lt_ || head_gemm_is_faster(shape))) {
+    HeadGemmArgs g;
+    g.x = a.x.data, g.x_head_stride = a.x.row_stride, g.x_token_stride = w.count * a.x.row_stride;
+    g.w = w.data.data();
+    if (w.fp8) g.w_scale = static_cast<const float*>(w.scale.data());
+    g.w_scale_stride = static_cast<int>(w.scale_stride());
+    g.out = a.out.mutable_data();
+    g.out_head_stride = a.out.row_stride, g.out_token_stride = w.count * a.out.row_stride;
+    g.shape = shape;
+    CUDA_TRY(head_gemm(g, stream.handle()));
+    return {};
+  }
   if (lt_ && !deterministic_) {
     LtProduct p;
     p.rows = tokens, p.n = w.n, p.k = w.k, p.batch = w.count;

@@ -4,7 +4,9 @@
 #include <cstring>
 
 #include "backends/cuda/cuda_backend.h"
+#include "backends/cuda/heuristics/head_choice.h"
 #include "backends/cuda/linear.h"
+#include "backends/cuda/sm90/head_gemm/turn_codes.h"
 #include "backends/cuda/smxx/matrix.h"
 
 namespace trireme::cuda {
@@ -95,11 +97,12 @@ Status pack(CudaDevice& device, std::span<const LinearWeight> members, DType sto
       if (needed) static_cast<void>(uploader.wait());
     }
   } arrived{device.uploader()};
-  Buffer codes;  // of FP8 that is to become BF16
-  if (from_fp8) {
+  const bool turned = packed.fp8 && packed.transposed;
+  Buffer codes;  // of FP8 that is to become BF16, or to be turned
+  if (from_fp8 || turned) {
     ASSIGN(codes, device.allocate(packed.count * elements));
   }
-  auto* to = static_cast<char*>(from_fp8 ? codes.data() : packed.data.data());
+  auto* to = static_cast<char*>(codes.data() != nullptr ? codes.data() : packed.data.data());
   for (const auto& w : members) {
     for (const auto& part : parts_of(w)) {
       device.uploader().copy(to, part.weight.data, part.weight.bytes(), owner_of(w));
@@ -110,6 +113,24 @@ Status pack(CudaDevice& device, std::span<const LinearWeight> members, DType sto
     // Stored shapes: a transposed group keeps its members as [k, n].
     const i64 rows = packed.transposed ? packed.k : packed.n, cols = packed.transposed ? packed.n : packed.k;
     ASSIGN(auto scale, upload_scales(device, members, rows, cols));
+    if (turned) {
+      const i64 stride = round_up(ceil_div(cols, i64{128}), i64{4});
+      ASSIGN(packed.scale, device.allocate(packed.count * (packed.n / 128) * packed.scale_stride() * 4));
+      TRY(device.uploader().wait());
+      auto stream = device.make_stream();
+      CUDA_TRY(turn_codes({.codes = codes.data(),
+                           .scale = static_cast<const float*>(scale.data()),
+                           .scale_stride = stride,
+                           .out = packed.data.data(),
+                           .out_scale = static_cast<float*>(packed.scale.data()),
+                           .out_scale_stride = packed.scale_stride(),
+                           .count = static_cast<int>(packed.count),
+                           .rows = static_cast<int>(rows),
+                           .cols = static_cast<int>(cols)},
+                          handle_of(*stream)));
+      packed.transposed = false;
+      return stream->synchronize();
+    }
     if (packed.fp8) {
       packed.scale = std::move(scale);
       arrived.needed = false;
@@ -200,11 +221,11 @@ Status LinearOps::prepare_group(CudaDevice& device, GroupWeight& g) {
                 "experts stored in float32: convert the checkpoint to bfloat16, or use --device cpu");
   auto packed = std::make_shared<PackedWeight>();
   packed->n = g.n, packed->k = g.k, packed->count = g.count(), packed->transposed = g.transposed;
-  packed->fp8 = !g.per_head && keeps_fp8(g.n, g.k, stored, fp8_);
+  packed->fp8 = keeps_fp8(g.n, g.k, stored, fp8_) && (!g.per_head || heads_keep_fp8(g.n, g.k));
   TRY(pack(device, g.each, stored, *packed));
-  g.fp8_input = packed->fp8;
+  g.fp8_input = packed->fp8 && !g.per_head;  // the product of heads makes its own codes
   g.stored_bytes = packed->data.bytes() + packed->scale.bytes();
-  for (auto& w : g.each) w.fp8_input = packed->fp8;
+  for (auto& w : g.each) w.fp8_input = g.fp8_input;
   g.packed = std::move(packed);
   return {};
 }
