@@ -3,6 +3,7 @@
 #include "backends/cuda/heuristics/dense_choice.h"
 #include "backends/cuda/heuristics/head_choice.h"
 #include "backends/cuda/sm90/gemm/gemm.h"
+#include "backends/cuda/sm90/gemm/gemm_swiglu.h"
 #include "backends/cuda/sm90/head_gemm/head_gemm.h"
 #include "backends/cuda/smxx/matrix.h"
 
@@ -44,14 +45,38 @@ bool aligned(const void* data, i64 stride, i64 size) {
   return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && stride * size % 16 == 0;
 }
 
+Status check_row_weight(const GroupedLinearArgs& a, i64 rows) {
+  if (a.row_weight.empty() || static_cast<i64>(a.row_weight.size()) == rows) return {};
+  return invalid("grouped_linear: {} weights of {} rows", a.row_weight.size(), rows);
+}
+
 }  // namespace
 
+Result<GemmWorkspace> LinearOps::meeting_place(CudaStream& stream) {
+  if (deterministic_) return GemmWorkspace{};
+  // Made at the stream's first call that is not being recorded; without it no tile is shared.
+  Buffer& there = meeting_[&stream];
+  if (there.data() == nullptr && !stream.capturing()) {
+    const int sms = stream.device().sms();
+    ASSIGN(there,
+           stream.device().allocate(std::max(gemm_workspace_bytes(sms), gemm_swiglu_workspace_bytes(sms))));
+    CUDA_TRY(cudaMemsetAsync(there.data(), 0, static_cast<std::size_t>(there.bytes()), stream.handle()));
+  }
+  return GemmWorkspace{there.data(), there.bytes()};
+}
+
+bool LinearOps::by_cublaslt(const PackedWeight& w, i64 rows) const {
+  if (!lt_ || deterministic_) return false;
+  return !w.fp8 || (CublasLt::takes_fp8(rows, w.n, w.k) && cublaslt_is_faster(rows, w.n, w.k));
+}
+
 // Our own kernel takes any number of rows; cuBLASLt those that it can, where it is the faster one.
-Status LinearOps::fp8_linear(const LinearArgs& a, const PackedWeight& w, CudaStream& stream) {
+Status LinearOps::fp8_linear(const LinearArgs& a, const PackedWeight& w, const GemmFinish& finish,
+                             CudaStream& stream) {
   TRY(is_quantised(a.xq, w.k, "linear xq"));
   const i64 rows = a.xq.codes.shape.rows();
   TRY(is_output(a.out, rows, w.n, "linear out"));
-  if (lt_ && !deterministic_ && CublasLt::takes_fp8(rows, w.n, w.k) && cublaslt_is_faster(rows, w.n, w.k)) {
+  if (by_cublaslt(w, rows)) {
     LtProduct p;
     p.rows = rows, p.n = w.n, p.k = w.k;
     p.fp8 = true, p.out_f32 = a.out.dtype == DType::kF32;
@@ -73,6 +98,8 @@ Status LinearOps::fp8_linear(const LinearArgs& a, const PackedWeight& w, CudaStr
   g.out_f32 = a.out.dtype == DType::kF32;
   g.n = static_cast<int>(w.n), g.k = static_cast<int>(w.k);
   g.rows.rows = rows;
+  g.finish = finish;
+  ASSIGN(g.workspace, meeting_place(stream));
   g.variant = deterministic_ ? kFixedTile : -1;
   CUDA_TRY(gemm_fp8(g, stream.handle()));
   return {};
@@ -135,22 +162,31 @@ Status LinearOps::linear(const LinearArgs& a, CudaStream& stream) {
   const PackedWeight& w = packed(a.w->packed);
   const i64 rows = a.out.shape.rows();
   const bool f32 = a.out.dtype == DType::kF32;
-  LinearArgs product = a;
+  const float* const bias = a.w->bias ? a.w->bias.as<float>() : nullptr;
   if (a.residual) {
     if (a.residual.dtype != a.out.dtype)
       return invalid("linear: a residual of {} for an output of {}", to_string(a.residual.dtype),
                      to_string(a.out.dtype));
     TRY(is_output(a.residual, rows, w.n, "linear residual"));
+  }
+  // Our own kernel finishes its products itself.
+  if (w.fp8 && !by_cublaslt(w, rows) &&
+      (!a.residual || aligned(a.residual.data, a.residual.row_stride, size_of(a.residual.dtype)))) {
+    return fp8_linear(
+        a, w, {.bias = bias, .residual = a.residual.data, .residual_stride = a.residual.row_stride}, stream);
+  }
+  LinearArgs product = a;
+  if (a.residual) {
     // The residual may be what out holds. Apart from it the product stays float32.
     ASSIGN(void* sum, stream.scratch(Scratch::kSums, rows * w.n * 4));
     product.out = View(sum, DType::kF32, {rows, w.n});
   }
-  TRY(w.fp8 ? fp8_linear(product, w, stream) : bf16_linear(product, w, stream));
+  TRY(w.fp8 ? fp8_linear(product, w, {}, stream) : bf16_linear(product, w, stream));
   if (!a.w->bias && !a.residual) return {};
   CUDA_TRY(finish_rows({.value = product.out.data,
                         .value_f32 = product.out.dtype == DType::kF32,
                         .value_stride = product.out.row_stride,
-                        .bias = a.w->bias ? a.w->bias.as<float>() : nullptr,
+                        .bias = bias,
                         .residual = a.residual.data,
                         .residual_stride = a.residual.row_stride,
                         .out = a.out.mutable_data(),
@@ -232,27 +268,6 @@ Status LinearOps::head_linear(const HeadLinearArgs& a, CudaStream& stream) {
 }
 
 Status LinearOps::grouped_linear(const GroupedLinearArgs& a, CudaStream& stream) {
-  TRY(grouped_product(a, stream));
-  if (a.row_weight.empty()) return {};
-  const i64 rows = a.out.shape.rows();
-  if (static_cast<i64>(a.row_weight.size()) != rows)
-    return invalid("grouped_linear: {} weights of {} rows", a.row_weight.size(), rows);
-  const bool f32 = a.out.dtype == DType::kF32;
-  CUDA_TRY(finish_rows({.value = a.out.data,
-                        .value_f32 = f32,
-                        .value_stride = a.out.row_stride,
-                        .weight = a.row_weight.data(),
-                        .rows_used = &a.expert_end.back(),
-                        .out = a.out.mutable_data(),
-                        .out_f32 = f32,
-                        .out_stride = a.out.row_stride,
-                        .rows = rows,
-                        .n = a.w->n},
-                       stream.handle()));
-  return {};
-}
-
-Status LinearOps::grouped_product(const GroupedLinearArgs& a, CudaStream& stream) {
   if (a.w == nullptr || !a.w->packed) return invalid("grouped_linear: the weight is not prepared");
   const PackedWeight& w = packed(a.w->packed);
   if (static_cast<i64>(a.expert_end.size()) != w.count)
@@ -274,6 +289,9 @@ Status LinearOps::grouped_product(const GroupedLinearArgs& a, CudaStream& stream
     g.out = a.out.mutable_data(), g.out_stride = a.out.row_stride, g.out_f32 = f32;
     g.n = static_cast<int>(w.n), g.k = static_cast<int>(w.k);
     g.rows = rows;
+    TRY(check_row_weight(a, rows.rows));
+    if (!a.row_weight.empty()) g.finish.row_weight = a.row_weight.data();
+    ASSIGN(g.workspace, meeting_place(stream));
     g.variant = deterministic_ ? kFixedTile : -1;
     CUDA_TRY(gemm_fp8(g, stream.handle()));
     return {};
@@ -281,6 +299,7 @@ Status LinearOps::grouped_product(const GroupedLinearArgs& a, CudaStream& stream
   TRY(is_activation(a.x, w.k, "grouped_linear x"));
   rows.rows = a.x.shape.rows();
   TRY(is_output(a.out, rows.rows, w.n, "grouped_linear out"));
+  TRY(check_row_weight(a, rows.rows));
   if (w.n % 8 == 0 && w.k % 8 == 0 && aligned(a.x.data, a.x.row_stride, 2) &&
       aligned(a.out.data, a.out.row_stride, size_of(a.out.dtype))) {
     GemmBf16Args g;
@@ -288,6 +307,7 @@ Status LinearOps::grouped_product(const GroupedLinearArgs& a, CudaStream& stream
     g.out = a.out.mutable_data(), g.out_stride = a.out.row_stride, g.out_f32 = f32;
     g.n = static_cast<int>(w.n), g.k = static_cast<int>(w.k);
     g.rows = rows;
+    if (!a.row_weight.empty()) g.finish.row_weight = a.row_weight.data();
     CUDA_TRY(gemm_bf16(g, stream.handle()));
     return {};
   }
@@ -297,6 +317,18 @@ Status LinearOps::grouped_product(const GroupedLinearArgs& a, CudaStream& stream
   g.rows = rows.rows, g.n = w.n, g.k = w.k;
   g.experts = rows.experts, g.expert_end = rows.counts;
   CUDA_TRY(plain_gemm(g, stream.handle()));
+  if (a.row_weight.empty()) return {};
+  CUDA_TRY(finish_rows({.value = a.out.data,
+                        .value_f32 = f32,
+                        .value_stride = a.out.row_stride,
+                        .weight = a.row_weight.data(),
+                        .rows_used = &a.expert_end.back(),
+                        .out = a.out.mutable_data(),
+                        .out_f32 = f32,
+                        .out_stride = a.out.row_stride,
+                        .rows = rows.rows,
+                        .n = w.n},
+                       stream.handle()));
   return {};
 }
 

@@ -25,7 +25,9 @@ struct PackedWeight {
   }
 };
 
+struct GemmFinish;
 struct GemmSwigluArgs;
+struct GemmWorkspace;
 
 // What the products of one backend share.
 class LinearOps {
@@ -45,9 +47,11 @@ class LinearOps {
   Status grouped_linear_swiglu(const GroupedLinearSwigluArgs& a, CudaStream& stream);
 
  private:
-  Status fp8_linear(const LinearArgs& a, const PackedWeight& w, CudaStream& stream);
+  // Where CTAs that share a tile meet, of this stream.
+  Result<GemmWorkspace> meeting_place(CudaStream& stream);
+  bool by_cublaslt(const PackedWeight& w, i64 rows) const;
+  Status fp8_linear(const LinearArgs& a, const PackedWeight& w, const GemmFinish& finish, CudaStream& stream);
   Status bf16_linear(const LinearArgs& a, const PackedWeight& w, CudaStream& stream);
-  Status grouped_product(const GroupedLinearArgs& a, CudaStream& stream);
   Status fused_swiglu(GemmSwigluArgs g, CudaStream& stream);
 
   std::unique_ptr<CublasLt> lt_;  // null where the library is missing: our own kernels do it all
@@ -58,7 +62,7 @@ class LinearOps {
     auto operator<=>(const Shape&) const = default;
   };
   std::set<Shape> shapes_;                       // of matrices, each multiplied alone
-  std::map<const CudaStream*, Buffer> meeting_;  // GemmSwigluArgs::workspace of each stream
+  std::map<const CudaStream*, Buffer> meeting_;  // meeting_place of each stream
 };
 
 // Bytes that one [n, k] matrix stored as `stored` takes. float32: its worst case, three terms.

@@ -71,14 +71,9 @@ SwigluShape shape_of(const Call& c) {
 
 Status LinearOps::fused_swiglu(GemmSwigluArgs g, CudaStream& stream) {
   if (deterministic_) g.variant = kFixedTile;
-  // Made at the stream's first call that is not being recorded; without it no tile is shared.
-  Buffer& meeting = meeting_[&stream];
-  if (meeting.data() == nullptr && !stream.capturing()) {
-    ASSIGN(meeting, stream.device().allocate(gemm_swiglu_workspace_bytes(stream.device().sms())));
-    CUDA_TRY(cudaMemsetAsync(meeting.data(), 0, static_cast<std::size_t>(meeting.bytes()), stream.handle()));
-  }
-  g.workspace = meeting.data();
-  g.workspace_bytes = meeting.bytes();
+  ASSIGN(const GemmWorkspace there, meeting_place(stream));
+  g.workspace = there.data;
+  g.workspace_bytes = there.bytes;
   CUDA_TRY(gemm_swiglu(g, stream.handle()));
   return {};
 }

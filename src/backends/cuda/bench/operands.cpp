@@ -39,8 +39,9 @@ std::vector<i32> ends_of(const std::vector<i32>& sizes) {
   return ends;
 }
 
-GemmFp8Args fp8_args(const Operands& o) {
+GemmFp8Args fp8_args(BenchSession& s, const Operands& o) {
   GemmFp8Args g;
+  g.workspace = s.meeting_place();
   g.x = o.xq.codes.data, g.x_stride = o.xq.codes.row_stride;
   g.x_scale = o.xq.scale.as<float>(), g.x_scale_stride = o.xq.scale.row_stride;
   g.w = o.w.data.data(), g.w_scale = static_cast<const float*>(o.w.scale.data());
@@ -50,8 +51,9 @@ GemmFp8Args fp8_args(const Operands& o) {
   return g;
 }
 
-GemmBf16Args bf16_args(const Operands& o) {
+GemmBf16Args bf16_args(BenchSession& s, const Operands& o) {
   GemmBf16Args g;
+  g.workspace = s.meeting_place();
   g.x = o.x.data, g.x_stride = o.x.row_stride, g.w = o.w.data.data();
   g.out = o.out.mutable_data(), g.out_stride = o.out.row_stride, g.out_f32 = o.out.dtype == DType::kF32;
   g.n = static_cast<int>(o.w.n), g.k = static_cast<int>(o.w.k);

@@ -28,8 +28,8 @@ struct Operands {
   View out;
 };
 // For our kernels; which rows belong to whom is left to the caller.
-GemmFp8Args fp8_args(const Operands& o);
-GemmBf16Args bf16_args(const Operands& o);
+GemmFp8Args fp8_args(BenchSession& s, const Operands& o);
+GemmBf16Args bf16_args(BenchSession& s, const Operands& o);
 // Each expert has room for twice the rows that it has. counts: [experts], on the GPU
 GemmRows masked_rows(i64 experts, i64 rows, In<i32> counts);
 // Null where the library is missing or does not take the shape. REQUIRES: one product.

@@ -37,7 +37,7 @@ Status dense_bf16(BenchSession& s, const DenseShape& c) {
   const auto packed = random_weight(m, false, 1, c.n, c.k);
   TRY(m.status());
   const Operands o = {.x = x, .xq = {}, .w = *packed, .out = out};
-  GemmBf16Args g = bf16_args(o);
+  GemmBf16Args g = bf16_args(s, o);
   g.rows.rows = c.m;
   return s.measure(
       row, [&] { return status_of(gemm_bf16(g, s.stream().handle()), "gemm_bf16"); }, by_cublaslt(s, o));
@@ -86,7 +86,7 @@ Status masked_groups(BenchSession& s, const GroupedShape& c, const KernelTime& r
   const In<i32> counts = m.copy(std::vector<i32>(static_cast<std::size_t>(c.experts), static_cast<i32>(c.m)));
   const auto w = random_weight(m, true, c.experts, c.n, c.k);
   TRY(m.status());
-  GemmFp8Args g = fp8_args({.x = {}, .xq = x, .w = *w, .out = out});
+  GemmFp8Args g = fp8_args(s, {.x = {}, .xq = x, .w = *w, .out = out});
   g.rows = masked_rows(c.experts, c.m, counts);
   return s.measure(row, [&] { return status_of(gemm_fp8(g, s.stream().handle()), "gemm_fp8"); });
 }

@@ -101,6 +101,8 @@ Status BenchSession::begin() {
   ASSIGN(work_, CudaStream::create(device_));
   ASSIGN(flush_, CudaStream::create(device_));
   ASSIGN(flushed_bytes_, device_.allocate(kFlushBytes));
+  ASSIGN(meeting_, device_.allocate(gemm_workspace_bytes(device_.sms())));
+  CUDA_TRY(cudaMemsetAsync(meeting_.data(), 0, static_cast<std::size_t>(meeting_.bytes()), work_->handle()));
   CUDA_TRY(cudaEventCreateWithFlags(&flushed_, cudaEventDisableTiming));
   for (auto* e : {&begin_, &end_}) CUDA_TRY(cudaEventCreate(e));
   BenchYardsticks& y = results_.yardsticks;

@@ -6,6 +6,7 @@
 #include "backends/cuda/bench/bench_kernels.h"
 #include "backends/cuda/cublaslt/cublaslt.h"
 #include "backends/cuda/cuda_device.h"
+#include "backends/cuda/sm90/gemm/gemm.h"
 
 namespace trireme::cuda {
 
@@ -33,6 +34,8 @@ class BenchSession {
   Backend& backend() const { return backend_; }
   CudaDevice& device() const { return device_; }
   CudaStream& stream() const { return *work_; }
+  // Where the CTAs of our products meet (GemmWorkspace), for all rows.
+  GemmWorkspace meeting_place() const { return {meeting_.data(), meeting_.bytes()}; }
   CublasLt* cublaslt() const { return lt_.get(); }  // null where the library is missing
 
   bool wanted(const KernelTime& row) const;
@@ -60,7 +63,7 @@ class BenchSession {
   const KernelBenchOptions& options_;
   std::unique_ptr<CublasLt> lt_;
   std::unique_ptr<CudaStream> work_, flush_;
-  Buffer flushed_bytes_;
+  Buffer flushed_bytes_, meeting_;
   std::array<Buffer, static_cast<std::size_t>(Noise::kCount)> patterns_;
   cudaEvent_t flushed_ = nullptr, begin_ = nullptr, end_ = nullptr;
   int flushes_ = 0;

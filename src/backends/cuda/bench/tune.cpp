@@ -66,12 +66,12 @@ Result<TuneRow> tune(BenchSession& s, const TuneShape& c) {
   const Operands o = {.x = x, .xq = xq, .w = *w, .out = out};
   Variant run;
   if (c.fp8) {
-    run = [&, g = fp8_args(o)](int v) mutable {
+    run = [&, g = fp8_args(s, o)](int v) mutable {
       g.rows = rows, g.variant = v;
       return gemm_fp8(g, s.stream().handle());
     };
   } else {
-    run = [&, g = bf16_args(o)](int v) mutable {
+    run = [&, g = bf16_args(s, o)](int v) mutable {
       g.rows = rows, g.variant = v;
       return gemm_bf16(g, s.stream().handle());
     };

@@ -5,6 +5,7 @@
 #include "backends/cuda/heuristics/gemm_tile.h"
 #include "backends/cuda/prim/tensor_map.h"
 #include "backends/cuda/sm90/gemm/launch.cuh"
+#include "backends/cuda/sm90/gemm/thin.h"
 
 namespace trireme::cuda {
 namespace {
@@ -20,7 +21,7 @@ constexpr Kernel kFp8Kernels[] = {{256, 1, 1, launch_fp8_128x256},       {256, 2
 constexpr Kernel kBf16Kernels[] = {{256, 1, 1, launch_bf16_128x256},
                                    {256, 2, 1, launch_bf16_128x256_pair},
                                    {128, 1, 1, launch_bf16_128x128}};
-constexpr int kBm = 128, kWidest = 256;
+constexpr int kBm = kTallRows, kWidest = 256;
 
 // What the two kinds have in common, with K in bytes.
 struct Problem {
@@ -28,7 +29,6 @@ struct Problem {
   std::int64_t x_stride_bytes, out_stride;
   int n, k_bytes;
   GemmRows rows;
-  int sms;
   bool out_f32;
   GemmFinish finish;
   GemmWorkspace workspace;
@@ -91,21 +91,34 @@ bool holds_sums(const GemmWorkspace& w, int ctas, int bn) {
   return w.data != nullptr && ctas <= kSplitSumMaxCtas && w.bytes >= split_sum_bytes(ctas, kBm * bn);
 }
 
-cudaError_t start(const Problem& p, bool fp8, int variant, GemmLaunch& l) {
-  const int sms = p.sms > 0 ? p.sms : sm_count();
-  if (sms == 0) return cudaErrorNoDevice;
-  const std::int64_t hint = p.rows.rows_hint > 0 ? p.rows.rows_hint : blocks(p.rows.rows, p.rows.experts);
-  if (variant < 0) {
-    variant = choose_gemm_tile({.fp8 = fp8,
-                                .rows_per_group = hint,
-                                .groups = p.rows.experts,
-                                .n = p.n,
-                                .k = fp8 ? p.k_bytes : p.k_bytes / 2,
-                                .sms = sms});
-  }
-  if (variant >= (fp8 ? kFp8TileCount : kBf16TileCount)) return cudaErrorInvalidValue;
-  const GemmTile tile = fp8 ? kFp8Tiles[variant] : kBf16Tiles[variant];
+// The variant asked for, or else chosen; negative: there is no such.
+int variant_of(const Problem& p, bool fp8, int variant, int sms) {
+  if (variant >= 0) return variant < (fp8 ? kFp8TileCount : kBf16TileCount) ? variant : -1;
+  const std::int64_t rows = p.rows.rows_hint > 0 ? p.rows.rows_hint : blocks(p.rows.rows, p.rows.experts);
+  return choose_gemm_tile({.fp8 = fp8,
+                           .rows_per_group = rows,
+                           .groups = p.rows.experts,
+                           .n = p.n,
+                           .k = fp8 ? p.k_bytes : p.k_bytes / 2,
+                           .sms = sms});
+}
 
+// Few rows: the thin kernel, which shares tiles only where there is room to meet.
+cudaError_t start_thin(const GemmFp8Args& a, const GemmTile& tile, int sms, cudaStream_t stream) {
+  constexpr int kLeastSteps = 4;
+  ThinGemmArgs t = {.gemm = a, .least_steps = 0};
+  for (int i = 0; i < kThinTileCount; ++i) {
+    if (kThinTiles[i].tokens != tile.bm || kThinTiles[i].weights != tile.bn) continue;
+    t.gemm.variant = i;
+    const GemmWorkspace& w = a.workspace;
+    if (tile.split > 1 && w.data != nullptr && w.bytes >= thin_workspace_bytes(i, sms))
+      t.least_steps = kLeastSteps;
+    return gemm_thin_fp8(t, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+cudaError_t start(const Problem& p, bool fp8, const GemmTile& tile, int sms, GemmLaunch& l) {
   const MapType type = fp8 ? MapType::u8 : MapType::bf16;
   const std::uint32_t bytes = fp8 ? 1 : 2;
   const auto rows = static_cast<std::uint64_t>(p.rows.rows), n = static_cast<std::uint64_t>(p.n);
@@ -178,28 +191,38 @@ cudaError_t start(const Problem& p, bool fp8, int variant, GemmLaunch& l) {
 std::int64_t gemm_workspace_bytes(int sms) { return split_sum_bytes(sms, kBm * kWidest); }
 
 cudaError_t gemm_fp8(const GemmFp8Args& a, cudaStream_t stream) {
-  const Problem p = {a.x,    a.w,   a.out,     a.x_stride, a.out_stride, a.n,       a.k,
-                     a.rows, a.sms, a.out_f32, a.finish,   a.workspace,  a.x_scale, a.x_scale_stride};
+  const Problem p = {a.x,       a.w,      a.out,       a.x_stride, a.out_stride,    a.n, a.k, a.rows,
+                     a.out_f32, a.finish, a.workspace, a.x_scale,  a.x_scale_stride};
   if (!valid(p) || !aligned16(a.x_scale) || a.x_scale_stride % 4 != 0 || a.x_scale_stride < a.rows.rows ||
       a.w_scale == nullptr || a.w_scale_stride < blocks(a.k, 128)) {
     return cudaErrorInvalidValue;
   }
   if (a.rows.rows == 0) return cudaSuccess;
+  const int sms = a.sms > 0 ? a.sms : sm_count();
+  if (sms == 0) return cudaErrorNoDevice;
+  const int variant = variant_of(p, true, a.variant, sms);
+  if (variant < 0) return cudaErrorInvalidValue;
+  const GemmTile& tile = kFp8Tiles[variant];
+  if (tile.bm < kTallRows) return start_thin(a, tile, sms, stream);
   GemmLaunch l = {};
   l.stream = stream;
   l.params.w_scale = a.w_scale;
   l.params.w_scale_stride = a.w_scale_stride;
-  return start(p, true, a.variant, l);
+  return start(p, true, tile, sms, l);
 }
 
 cudaError_t gemm_bf16(const GemmBf16Args& a, cudaStream_t stream) {
-  const Problem p = {a.x,     a.w,    a.out, 2 * a.x_stride, a.out_stride, a.n,
-                     2 * a.k, a.rows, a.sms, a.out_f32,      a.finish,     a.workspace};
+  const Problem p = {a.x,     a.w,    a.out,     2 * a.x_stride, a.out_stride, a.n,
+                     2 * a.k, a.rows, a.out_f32, a.finish,       a.workspace};
   if (!valid(p)) return cudaErrorInvalidValue;
   if (a.rows.rows == 0) return cudaSuccess;
+  const int sms = a.sms > 0 ? a.sms : sm_count();
+  if (sms == 0) return cudaErrorNoDevice;
+  const int variant = variant_of(p, false, a.variant, sms);
+  if (variant < 0) return cudaErrorInvalidValue;
   GemmLaunch l = {};
   l.stream = stream;
-  return start(p, false, a.variant, l);
+  return start(p, false, kBf16Tiles[variant], sms, l);
 }
 
 }  // namespace trireme::cuda

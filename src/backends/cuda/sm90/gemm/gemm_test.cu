@@ -266,7 +266,7 @@ TEST(Gemm, VariantsAgreeToTheBit) {
   const Problem<__nv_fp8_e4m3> fp8({RowLayout::packed, {70, 0, 130, 3}, 0, 576, 1024});
   const auto first = fp8.run<float>(0);
   for (int v = 1; v < kFp8TileCount; ++v) {
-    if (kFp8Tiles[v].split > 1) continue;
+    if (kFp8Tiles[v].split > 1 || kFp8Tiles[v].bm < kTallRows) continue;
     const auto other = fp8.run<float>(v);
     EXPECT_EQ(std::memcmp(first.data(), other.data(), first.size() * 4), 0) << "variant " << v;
   }

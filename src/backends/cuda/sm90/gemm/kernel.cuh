@@ -38,7 +38,9 @@ struct GemmConfig {
   static constexpr int kStages = kSmemMost / kStageBytes < 12 ? kSmemMost / kStageBytes : 12;
   static constexpr int kSmemBytes = kStages * kStageBytes + kStoreBytes + kOtherBytes;
   static constexpr int kThreads = 384, kMathWarps = 8;
-  using Sum = SplitSum<kMathWarps, kBn / 8>;
+  // Of a wide tile the sums take most registers: they are parked while they meet others.
+  static constexpr bool kParked = kBn > 128;
+  using Sum = SplitSum<kMathWarps, kBn / 8, kParked>;
   static_assert(kPair == 1 || !kSplit);
   static_assert(kStages >= 4 && kPartN % 64 == 0 && kXBytes % 1024 == 0 && kWBytes % 1024 == 0);
 };

@@ -187,6 +187,23 @@ __device__ __forceinline__ void hand_over(float (&acc)[C::kBn / 2], const GemmPa
   }
 }
 
+// Adds up a shared tile: true for the last warp, which then has the sums of all.
+template <class C>
+__device__ __forceinline__ bool meet(float (&acc)[C::kBn / 2], const GemmParams& p, const GemmPiece& piece,
+                                     int warp) {
+  if constexpr (!C::kParked) {
+    return C::Sum::add(acc, p.split_place, piece.share, piece.sharer, warp, C::kBn / 8);
+  } else {
+    float parked[C::kBn / 2];
+#pragma unroll
+    for (int i = 0; i < C::kBn / 2; ++i) parked[i] = acc[i];
+    if (!C::Sum::add(parked, p.split_place, piece.share, piece.sharer, warp, C::kBn / 8)) return false;
+#pragma unroll
+    for (int i = 0; i < C::kBn / 2; ++i) acc[i] = parked[i];
+    return true;
+  }
+}
+
 template <class C>
 __device__ __forceinline__ void multiply(const GemmParams& p, GemmSmem<C>& smem, int rank) {
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32 - 4, 0);  // uniform, and known to be
@@ -210,10 +227,8 @@ __device__ __forceinline__ void multiply(const GemmParams& p, GemmSmem<C>& smem,
       multiply_bf16<C>(acc, piece, smem, at, 64 * wg);
     }
     if constexpr (C::kSplit) {
-      if (piece.steps < p.k_blocks &&
-          !C::Sum::add(acc, p.split_place, piece.share, piece.sharer, warp, C::kBn / 8)) {
-        continue;  // another CTA's warp has the rest
-      }
+      // Where another CTA's warp comes later, it has the rest.
+      if (piece.steps < p.k_blocks && !meet<C>(acc, p, piece, warp)) continue;
     }
     hand_over<C>(acc, p, piece, tile, smem, wg, sent_parity);
   }

@@ -62,7 +62,8 @@ __device__ __forceinline__ std::uint32_t arrive_acq_rel(std::uint32_t* counter) 
 
 // Of a tile a warp holds kGroups groups of 4 floats a lane, the first `used` of which matter; kWarps warps
 // hold all of it.
-template <int kWarps, int kGroups>
+// kParked: acc is not in registers, so that loops may go over it.
+template <int kWarps, int kGroups, bool kParked = false>
 class SplitSum {
  public:
   static_assert(kWarps <= kSplitSumMaxWarps);
@@ -84,14 +85,19 @@ class SplitSum {
     before = __shfl_sync(~0u, before, 0);
     if (before != static_cast<std::uint32_t>(share.last - share.first)) return false;
     if (lane == 0) *counter = 0;
+    if constexpr (kParked) {
+#pragma unroll 1
+      for (int c = 0; c < kGroups; c += kChunk) add_chunk(acc, c, place, share, cta, warp, used);
+    } else {
 #pragma unroll
-    for (int c = 0; c < kGroups; c += kChunk) add_chunk(acc, c, place, share, cta, warp, used);
+      for (int c = 0; c < kGroups; c += kChunk) add_chunk(acc, c, place, share, cta, warp, used);
+    }
     return true;
   }
 
  private:
   // Loads on their way at once: of kChunk groups of kBatch CTAs.
-  static constexpr int kChunk = kGroups < 4 ? kGroups : 4, kBatch = 8 / kChunk;
+  static constexpr int kChunk = kGroups < 8 ? kGroups : 8, kBatch = 16 / kChunk;
 
   __device__ static float4* words(const SplitSumPlace& place, int slot, int warp) {
     return place.sums + (static_cast<std::int64_t>(slot) * kWarps + warp) * kGroups * 32 + threadIdx.x % 32;

@@ -17,6 +17,8 @@ std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) /
 
 bool valid(const GemmFp8Args& a) {
   const GemmRows& r = a.rows;
+  const GemmFinish& f = a.finish;
+  if (f.residual != nullptr && f.residual_stride < a.n) return false;
   if (!aligned16(a.x) || !aligned16(a.w) || !aligned16(a.out) || !aligned16(a.x_scale)) return false;
   if (a.n <= 0 || a.n % 8 != 0 || a.k <= 0 || a.k % 16 != 0) return false;
   if (a.x_stride % 16 != 0 || a.x_stride < a.k || a.out_stride % 8 != 0 || a.out_stride < a.n) return false;
@@ -107,17 +109,18 @@ cudaError_t gemm_thin_fp8(const ThinGemmArgs& args, cudaStream_t stream) {
   p.out = a.out;
   p.out_stride = a.out_stride;
   p.out_f32 = a.out_f32;
+  p.finish = a.finish;
   p.least_steps = args.least_steps;
   const std::int64_t tiles = most_token_tiles(a.rows, tile.tokens) * blocks(a.n, tile.weights);
   if (tiles * p.k_blocks > 0x7FFFFFFF) return cudaErrorInvalidValue;
   const std::int64_t parts = p.least_steps == 0 ? tiles : blocks(tiles * p.k_blocks, p.least_steps);
   l.ctas = static_cast<int>(parts < sms ? parts : sms);
   if (p.least_steps > 0) {
-    if (!aligned16(args.workspace) || args.workspace == nullptr ||
-        args.workspace_bytes < thin_workspace_bytes(a.variant, l.ctas))
+    if (!aligned16(a.workspace.data) || a.workspace.data == nullptr ||
+        a.workspace.bytes < thin_workspace_bytes(a.variant, l.ctas))
       return cudaErrorInvalidValue;
-    p.split.counters = static_cast<std::uint32_t*>(args.workspace);
-    p.split.sums = reinterpret_cast<float4*>(static_cast<char*>(args.workspace) + kSplitSumCounterBytes);
+    p.split.counters = static_cast<std::uint32_t*>(a.workspace.data);
+    p.split.sums = reinterpret_cast<float4*>(static_cast<char*>(a.workspace.data) + kSplitSumCounterBytes);
   }
   return kLaunches[a.variant](l);
 }

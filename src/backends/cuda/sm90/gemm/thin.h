@@ -20,13 +20,9 @@ inline constexpr int kThinTileCount = sizeof(kThinTiles) / sizeof(kThinTiles[0])
 
 struct ThinGemmArgs {
   GemmFp8Args gemm;  // its variant is an index into kThinTiles; weights no kernel still running writes
-  // Steps of 128 of K that a CTA takes at least, tiles being shared where that balances; 0: no tile is
-  // shared, and a row's result does not depend on how many others there are.
+  // Steps of 128 of K that a CTA takes at least, tiles being shared where that balances (which takes a
+  // workspace); 0: no tile is shared, and a row's result does not depend on how many others there are.
   int least_steps = 4;
-  // Where sums of shared tiles meet; launches that may overlap have one each. 16-byte aligned, and zero
-  // (its first kSplitSumCounterBytes, see split_sum.cuh) before the first launch; a launch leaves those zero.
-  void* workspace = nullptr;
-  std::int64_t workspace_bytes = 0;
 };
 
 // What a launch of `variant` on at most `ctas` CTAs needs; none with least_steps 0.

@@ -165,6 +165,7 @@ __device__ __forceinline__ void finish(float (&own)[C::kOwnTokens / 2], const Th
     if (!C::Sum::add(own, p.split, piece.share, static_cast<int>(blockIdx.x), warp_of_sum, used)) return;
   }
   const int col = piece.col + row;
+  finish_thin(own, p.finish, p.out_f32, piece.row + first, col, tokens, p.n - col);
   const std::int64_t out = static_cast<std::int64_t>(piece.row + first) * p.out_stride + col;
   if (p.out_f32) {
     store_thin_f32(own, static_cast<float*>(p.out) + out, p.out_stride, tokens, p.n - col);

@@ -17,6 +17,26 @@ __device__ __forceinline__ std::uint32_t transpose_8x8(std::uint32_t v) {
   return t;
 }
 
+// What GemmFinish says beyond the product. token, row: the first of x and of the weights; tokens, rows: how
+// many exist from there.
+template <int kFloats>
+__device__ __forceinline__ void finish_thin(float (&acc)[kFloats], const GemmFinish& f, bool residual_f32,
+                                            int token, int row, int tokens, int rows) {
+  if (f.row_weight == nullptr && f.bias == nullptr && f.residual == nullptr) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int i = 0; i < kFloats; ++i) {
+    const int t = i / 4 * 8 + 2 * (lane % 4) + i % 2, r = lane / 4 + i / 2 % 2 * 8;
+    if (t >= tokens || r >= rows) continue;
+    if (f.row_weight != nullptr) acc[i] *= f.row_weight[token + t];
+    if (f.bias != nullptr) acc[i] += f.bias[row + r];
+    if (f.residual == nullptr) continue;
+    const std::int64_t at = (token + t) * f.residual_stride + row + r;
+    acc[i] += residual_f32 ? static_cast<const float*>(f.residual)[at]
+                           : __bfloat162float(static_cast<const __nv_bfloat16*>(f.residual)[at]);
+  }
+}
+
 // tokens, rows: how many of them exist from here; rows is a multiple of 8.
 template <int kFloats>
 __device__ __forceinline__ void store_thin_bf16(const float (&acc)[kFloats], __nv_bfloat16* out,

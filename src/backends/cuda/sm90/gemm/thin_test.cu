@@ -121,8 +121,7 @@ struct Problem {
     a.gemm.variant = variant;
     a.gemm.sms = 132;
     a.least_steps = least_steps;
-    a.workspace = workspace.get();
-    a.workspace_bytes = static_cast<std::int64_t>(workspace.bytes());
+    a.gemm.workspace = {workspace.get(), static_cast<std::int64_t>(workspace.bytes())};
     return a;
   }
 
@@ -329,10 +328,10 @@ TEST(ThinGemm, RefusesWhatItCannotDo) {
   a.gemm.variant = kThinTileCount;
   EXPECT_EQ(gemm_thin_fp8(a, nullptr), cudaErrorInvalidValue);
   a = good;
-  a.workspace_bytes = 1024;
+  a.gemm.workspace.bytes = 1024;
   EXPECT_EQ(gemm_thin_fp8(a, nullptr), cudaErrorInvalidValue);
   a = good;
-  a.workspace = nullptr;
+  a.gemm.workspace.data = nullptr;
   a.least_steps = 0;
   EXPECT_EQ(gemm_thin_fp8(a, nullptr), cudaSuccess);
   a = good;

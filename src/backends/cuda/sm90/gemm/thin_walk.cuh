@@ -20,6 +20,7 @@ struct ThinParams {
   void* out;                // [rows, n]
   std::int64_t out_stride;  // elements
   bool out_f32;
+  GemmFinish finish;
   int least_steps;      // tiles may be shared, a CTA takes at least so many steps; 0: none is
   SplitSumPlace split;  // where they are
 };
