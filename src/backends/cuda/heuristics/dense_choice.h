@@ -4,9 +4,9 @@
 
 namespace trireme::cuda {
 
-// Whether cuBLASLt is the faster one for x [rows, k] W[n, k]^T, by measurement on an H200 (`bench kernels`,
-// column "of it"): ours is ahead for few rows and for narrow outputs, cuBLASLt where the product is limited
-// by arithmetic.
-bool cublaslt_is_faster(std::int64_t rows, std::int64_t n, std::int64_t k);
+// Whether cuBLASLt is the faster one for x [rows, k] W[n, k]^T, by measurement on an H200 (`bench kernels
+// --tune`): ours is ahead for few rows and for many, cuBLASLt where the output is about one round of 128 x
+// 128.
+bool cublaslt_is_faster(std::int64_t rows, std::int64_t n, std::int64_t k, int sms = 132);
 
 }  // namespace trireme::cuda

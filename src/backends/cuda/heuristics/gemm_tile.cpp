@@ -8,59 +8,85 @@
 namespace trireme::cuda {
 namespace {
 
-// Microseconds on an H200, measured: a CTA's step of 128 bytes of K, and what a tile costs beside its steps.
-// shared: the part of a step that is left where a cluster shares x.
+// Microseconds on an H200, fitted to what `bench kernels --tune` prints: a CTA's step of 128 bytes of K, and
+// what a tile costs beside its steps.
 struct TileCost {
   bool fp8;
   int bm, bn;
-  double step, tile, shared;
+  double step, tile;
 };
 constexpr TileCost kCosts[] = {
-    {true, 128, 256, 0.79, 1.0, 0.97},  {true, 128, 192, 0.66, 0.9, 0.98}, {true, 128, 128, 0.47, 0.7, 1.0},
-    {false, 128, 256, 0.77, 1.0, 0.97}, {false, 128, 128, 0.45, 0.7, 1.0},
+    {true, 128, 256, 0.72, 2.7},  {true, 128, 192, 0.58, 1.3},  {true, 128, 128, 0.43, 1.0},
+    {true, 64, 192, 0.56, 2.0},   {true, 64, 128, 0.47, 1.2},   {true, 64, 64, 0.34, 0.7},
+    {true, 32, 256, 0.46, 0.9},   {true, 32, 128, 0.33, 0.8},   {true, 32, 64, 0.30, 0.6},
+    {false, 128, 256, 0.72, 2.7}, {false, 128, 128, 0.43, 1.0},
 };
-constexpr double kLaunch = 5.0;
-constexpr double kCluster = 0.8;              // a launch in clusters
-constexpr double kSplit = 2.0, kSlice = 3.0;  // meeting of CTAs that share; adding 256 columns of another
-constexpr double kBytesPerUs = 4.0e6;         // of weights, from memory
+constexpr TileCost kCublasLt = {true, 128, 128, 0.38, 1.0};  // as its times look from outside
+constexpr double kLaunch = 7.5;                              // to the first step, and from the last
+constexpr double kPair = 0.3, kPairStep = 0.93;              // two CTAs that share weights
+constexpr double kMeet = 4.4, kSlice = 1.3;  // sharing a tile's K; adding 256 columns of one more CTA
+constexpr double kThinMeet = 3.5;            // the same of the thin kernel
+constexpr double kBytesPerUs = 3.85e6;       // of weights, from memory
+constexpr double kUneven = 1.02, kUnevenPair = 1.05;  // rows of experts differ: whole tiles fit worse then
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
-double cost(const GemmShape& s, const GemmTile& t) {
-  if (t.cluster > s.sms) return std::numeric_limits<double>::infinity();
-  const auto* c = std::find_if(std::begin(kCosts), std::end(kCosts), [&](const TileCost& m) {
-    return m.fp8 == s.fp8 && m.bm == t.bm && m.bn == t.bn;
-  });
-  if (c == std::end(kCosts)) return std::numeric_limits<double>::infinity();
+double d(std::int64_t x) { return static_cast<double>(x); }
+
+// How long the CTAs multiply.
+double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::int64_t steps) {
   const std::int64_t tiles =
       s.groups * blocks(s.rows_per_group, std::int64_t{t.bm} * t.cluster) * blocks(s.n, t.bn);
-  const std::int64_t ctas = s.sms / t.cluster, k_bytes = s.fp8 ? s.k : 2 * s.k, steps = blocks(k_bytes, 128);
-  const double step = c->step * (t.cluster == 1 ? 1.0 : c->shared);
-  double rounds = static_cast<double>(blocks(tiles, ctas)), adding = 0;
+  const std::int64_t ctas = s.sms / t.cluster;
+  if (t.split > 1 && t.bm < kTallRows) {  // all steps, dealt evenly
+    const std::int64_t used = std::clamp<std::int64_t>(tiles * steps / kLeastThinSteps, 1, ctas);
+    return d(tiles * steps) / d(used) * c.step + c.tile * std::max(1.0, d(tiles) / d(ctas)) +
+           (tiles % ctas != 0 ? kThinMeet : 0);
+  }
+  double rounds = d(blocks(tiles, ctas)), adding = 0;
   const std::int64_t left = tiles % ctas;
   if (t.split > 1 && left > 0) {
-    const std::int64_t slices =
-        std::min(ctas / left, steps / std::int64_t{least_split_steps(static_cast<int>(steps))});
+    const std::int64_t slices = std::min(ctas / left, steps / least_split_steps(static_cast<int>(steps)));
     if (slices > 1) {
-      rounds -= 1 - 1 / static_cast<double>(slices);
-      adding = kSplit + kSlice * static_cast<double>(slices - 1) * t.bn / 256;
+      rounds -= 1 - 1 / d(slices);
+      adding = kMeet + kSlice * d(slices - 1) * t.bn / 256;
     }
   }
-  const double compute = rounds * (static_cast<double>(steps) * step + c->tile) + adding;
-  const double memory = static_cast<double>(s.groups * s.n) * static_cast<double>(k_bytes) / kBytesPerUs;
+  return rounds * (d(steps) * c.step * (t.cluster > 1 ? kPairStep : 1) + c.tile) + adding;
+}
+
+double cost(const GemmShape& s, const TileCost& c, const GemmTile& t) {
+  const std::int64_t k_bytes = s.fp8 ? s.k : 2 * s.k;
+  const double memory = d(s.groups * s.n) * d(k_bytes) / kBytesPerUs;
   // The longer of the two, and somewhat more where they are alike.
-  const double both = std::pow(std::pow(compute, 4) + std::pow(memory, 4), 0.25);
-  return kLaunch + both + (t.cluster > 1 ? kCluster : 0);
+  const double both = std::cbrt(std::pow(compute(s, c, t, blocks(k_bytes, 128)), 3) + std::pow(memory, 3));
+  return kLaunch + both + (t.cluster > 1 ? kPair : 0);
 }
 
 }  // namespace
 
+double gemm_microseconds(const GemmShape& s, int variant) {
+  const GemmTile& t = s.fp8 ? kFp8Tiles[variant] : kBf16Tiles[variant];
+  const auto* c = std::find_if(std::begin(kCosts), std::end(kCosts), [&](const TileCost& m) {
+    return m.fp8 == s.fp8 && m.bm == t.bm && m.bn == t.bn;
+  });
+  if (c == std::end(kCosts) || t.cluster > s.sms) return std::numeric_limits<double>::infinity();
+  return cost(s, *c, t);
+}
+
+double cublaslt_microseconds(const GemmShape& s) { return cost(s, kCublasLt, {128, 128, 1}); }
+
 int choose_gemm_tile(const GemmShape& s) {
   const GemmTile* tiles = s.fp8 ? kFp8Tiles : kBf16Tiles;
   const int count = s.fp8 ? kFp8TileCount : kBf16TileCount;
+  const auto expected = [&](int v) {
+    const double us = gemm_microseconds(s, v);
+    if (s.groups == 1 || tiles[v].split > 1) return us;
+    return us * (tiles[v].cluster > 1 ? kUnevenPair : kUneven);
+  };
   int best = 0;
   for (int i = 1; i < count; ++i) {
-    if (cost(s, tiles[i]) < cost(s, tiles[best])) best = i;
+    if (expected(i) < expected(best)) best = i;
   }
   return best;
 }

@@ -34,7 +34,12 @@ struct GemmShape {
 // REQUIRES: all of the shape positive. A variant of its kind.
 int choose_gemm_tile(const GemmShape&);
 
+// What a variant is expected to take on an H200, and cuBLASLt with an FP8 shape.
+double gemm_microseconds(const GemmShape&, int variant);
+double cublaslt_microseconds(const GemmShape&);
+
 // Where CTAs share a tile of k_blocks steps of K, how many each takes at least.
 int least_split_steps(int k_blocks);
+inline constexpr int kLeastThinSteps = 4;  // the same of the thin kernel
 
 }  // namespace trireme::cuda

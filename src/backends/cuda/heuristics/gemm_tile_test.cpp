@@ -28,6 +28,20 @@ TEST(GemmTile, IsAVariantWhateverTheShape) {
   }
 }
 
+TEST(GemmTile, FewRowsGetAThinTile) {
+  EXPECT_LT(tile_of({true, 1, 1, 7168, 16384, 132}).bm, kTallRows);
+  EXPECT_LT(tile_of({true, 64, 1, 7168, 16384, 132}).bm, kTallRows);
+  EXPECT_LT(tile_of({true, 32, 64, 4096, 7168, 132}).bm, kTallRows);
+}
+
+// As `bench kernels --tune` measured it on an H200.
+TEST(GemmTile, FollowsWhatWasMeasured) {
+  EXPECT_EQ(tile_of({true, 4096, 1, 7168, 16384, 132}).bn, 256);
+  EXPECT_EQ(tile_of({true, 512, 4, 4096, 7168, 132}).bn, 256);
+  EXPECT_EQ(tile_of({true, 512, 4, 7168, 2048, 132}).bn, 192);
+  EXPECT_EQ(tile_of({true, 512, 1, 24576, 1536, 132}).bn, 192);
+}
+
 TEST(GemmTile, ManyRowsGetATallTile) {
   EXPECT_GE(tile_of({true, 4096, 1, 7168, 16384, 132}).bm, 128);
   EXPECT_GE(tile_of({false, 4096, 1, 8192, 8192, 132}).bm, 128);

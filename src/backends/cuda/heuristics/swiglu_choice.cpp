@@ -5,25 +5,20 @@
 #include <iterator>
 #include <limits>
 
+#include "backends/cuda/heuristics/dense_choice.h"
+#include "backends/cuda/heuristics/gemm_tile.h"
+
 namespace trireme::cuda {
 namespace {
 
 // Microseconds on an H200, measured: a CTA's step of 128 of K, and what a tile costs beside its steps.
-constexpr double kFusedTile[] = {2.0, 2.5, 2.0, 6.5, 8.0, 4.5};  // of each variant
-constexpr double kFusedStep[] = {0.80, 0.78, 0.52, 0.52, 0.52, 0.80};
-constexpr double kHalfStep = 0.60;  // of 128 rows, where one warpgroup has none
+constexpr double kFusedTile[] = {1.8, 2.3, 1.0, 4.0, 5.5, 4.5};  // of each variant
+constexpr double kFusedStep[] = {0.72, 0.70, 0.52, 0.52, 0.52, 0.74};
+constexpr double kHalfStep = 0.55;  // of 128 rows, where one warpgroup has none
 static_assert(std::size(kFusedTile) == kSwigluTileCount && std::size(kFusedStep) == kSwigluTileCount);
 
-// The plain product's tiles, likewise.
-struct ProductTile {
-  int bm, bn, split;
-  double step, tile;
-};
-constexpr ProductTile kProduct[] = {
-    {256, 128, 1, 0.84, 3.0},  {128, 128, 1, 0.43, 1.1}, {64, 128, 1, 0.33, 0.8}, {64, 64, 1, 0.28, 0.6},
-    {128, 128, 2, 0.43, 11.1}, {64, 128, 2, 0.33, 10.8}, {64, 128, 4, 0.33, 10.8}};
-constexpr double kLaunch = 4.0;
-constexpr double kSecondLaunch = 1.5, kPassBytesPerUs = 3.5e6;  // of SwiGLU by itself
+constexpr double kLaunch = 7.0;
+constexpr double kSecondLaunch = 2.5, kPassBytesPerUs = 3.5e6;  // of SwiGLU by itself
 constexpr double kWeightBytesPerUs = 4.1e6;
 constexpr double kApart = 1.15;     // what it costs that CTAs read the same weights at different times
 constexpr double kClearly = 0.985;  // below it these numbers tell two costs apart
@@ -78,15 +73,19 @@ double fused_cost(const SwigluShape& s, int variant) {
   return kLaunch + rounds(s, {tiles, at_once, steps * step + kFusedTile[variant], t.shared});
 }
 
+// The product by the fastest there is.
+double product_cost(const SwigluShape& s, std::int64_t rows) {
+  const GemmShape g = {
+      .fp8 = true, .rows_per_group = rows, .groups = s.groups, .n = 2 * s.n, .k = s.k, .sms = s.sms};
+  if (s.groups == 1 && cublaslt_is_faster(rows, g.n, g.k, s.sms)) return cublaslt_microseconds(g);
+  return gemm_microseconds(g, choose_gemm_tile(g));
+}
+
 double parts_cost(const SwigluShape& s) {
-  double best = std::numeric_limits<double>::infinity();
-  for (const ProductTile& t : kProduct) {
-    const auto steps = static_cast<double>(blocks(blocks(s.k, 128), t.split));
-    const double tiles = row_blocks(s, t.bm) * static_cast<double>(blocks(2 * s.n, t.bn));
-    best = std::min(best, rounds(s, {tiles, s.sms / t.split, steps * t.step + t.tile}));
-  }
+  // Uneven loads fill their last tiles worse.
+  const double product = product_cost(s, s.rows_per_group + (is_even(s) ? 0 : kTallRows));
   const double values = static_cast<double>(s.groups * s.rows_per_group) * static_cast<double>(s.n);
-  return kLaunch + best + kSecondLaunch + 5 * values / kPassBytesPerUs;  // gate and up in, codes out
+  return product + kSecondLaunch + 5 * values / kPassBytesPerUs;  // gate and up in, codes out
 }
 
 }  // namespace

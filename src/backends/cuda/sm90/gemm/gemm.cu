@@ -105,14 +105,13 @@ int variant_of(const Problem& p, bool fp8, int variant, int sms) {
 
 // Few rows: the thin kernel, which shares tiles only where there is room to meet.
 cudaError_t start_thin(const GemmFp8Args& a, const GemmTile& tile, int sms, cudaStream_t stream) {
-  constexpr int kLeastSteps = 4;
   ThinGemmArgs t = {.gemm = a, .least_steps = 0};
   for (int i = 0; i < kThinTileCount; ++i) {
     if (kThinTiles[i].tokens != tile.bm || kThinTiles[i].weights != tile.bn) continue;
     t.gemm.variant = i;
     const GemmWorkspace& w = a.workspace;
     if (tile.split > 1 && w.data != nullptr && w.bytes >= thin_workspace_bytes(i, sms))
-      t.least_steps = kLeastSteps;
+      t.least_steps = kLeastThinSteps;
     return gemm_thin_fp8(t, stream);
   }
   return cudaErrorInvalidValue;
