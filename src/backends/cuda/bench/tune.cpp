@@ -92,7 +92,8 @@ Result<TuneRow> tune(BenchSession& s, const TuneShape& c) {
                                  .groups = c.experts,
                                  .n = c.n,
                                  .k = c.k,
-                                 .sms = s.device().chip().units});
+                                 .sms = s.device().chip().units,
+                                 .even = true});
   row.serving_cublaslt = row.cublaslt_us > 0 && (!c.fp8 || cublaslt_is_faster(c.m, c.n, c.k));
   return row;
 }

@@ -23,20 +23,26 @@ constexpr TileCost kCosts[] = {
 };
 constexpr TileCost kCublasLt = {true, 128, 128, 0.38, 1.0};  // as its times look from outside
 constexpr double kLaunch = 7.5;                              // to the first step, and from the last
-constexpr double kPair = 0.3, kPairStep = 0.93;              // two CTAs that share weights
-constexpr double kMeet = 4.4, kSlice = 1.3;  // sharing a tile's K; adding 256 columns of one more CTA
-constexpr double kThinMeet = 3.5;            // the same of the thin kernel
-constexpr double kBytesPerUs = 3.85e6;       // of weights, from memory
-constexpr double kUneven = 1.02, kUnevenPair = 1.05;  // rows of experts differ: whole tiles fit worse then
+constexpr double kPair = 0.3, kPairStep = 0.98;              // two CTAs that share weights
+constexpr double kMeet = 3.0;                                // sharing a tile's K
+constexpr double kSlice = 2.6, kWideSlice = 7.0;  // adding what one more CTA has of 128 columns; of 256
+constexpr double kThinMeet = 3.5;                 // the same of the thin kernel
+constexpr double kBytesPerUs = 3.85e6;            // of weights, from memory
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
 double d(std::int64_t x) { return static_cast<double>(x); }
 
+// Blocks of rows of all groups. Experts' rows are only known about: their last blocks are half full.
+std::int64_t row_blocks(const GemmShape& s, std::int64_t bm) {
+  if (s.groups == 1 || s.even) return s.groups * blocks(s.rows_per_group, bm);
+  const double each = std::max(1.0, d(s.rows_per_group) / d(bm) + 0.5);
+  return static_cast<std::int64_t>(std::ceil(d(s.groups) * each));
+}
+
 // How long the CTAs multiply.
 double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::int64_t steps) {
-  const std::int64_t tiles =
-      s.groups * blocks(s.rows_per_group, std::int64_t{t.bm} * t.cluster) * blocks(s.n, t.bn);
+  const std::int64_t tiles = row_blocks(s, std::int64_t{t.bm} * t.cluster) * blocks(s.n, t.bn);
   const std::int64_t ctas = s.sms / t.cluster;
   if (t.split > 1 && t.bm < kTallRows) {  // all steps, dealt evenly
     const std::int64_t used = std::clamp<std::int64_t>(tiles * steps / kLeastThinSteps, 1, ctas);
@@ -49,7 +55,7 @@ double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::in
     const std::int64_t slices = std::min(ctas / left, steps / least_split_steps(static_cast<int>(steps)));
     if (slices > 1) {
       rounds -= 1 - 1 / d(slices);
-      adding = kMeet + kSlice * d(slices - 1) * t.bn / 256;
+      adding = kMeet + (t.bn > 128 ? kWideSlice : kSlice) * d(slices - 1);
     }
   }
   return rounds * (d(steps) * c.step * (t.cluster > 1 ? kPairStep : 1) + c.tile) + adding;
@@ -77,16 +83,10 @@ double gemm_microseconds(const GemmShape& s, int variant) {
 double cublaslt_microseconds(const GemmShape& s) { return cost(s, kCublasLt, {128, 128, 1}); }
 
 int choose_gemm_tile(const GemmShape& s) {
-  const GemmTile* tiles = s.fp8 ? kFp8Tiles : kBf16Tiles;
   const int count = s.fp8 ? kFp8TileCount : kBf16TileCount;
-  const auto expected = [&](int v) {
-    const double us = gemm_microseconds(s, v);
-    if (s.groups == 1 || tiles[v].split > 1) return us;
-    return us * (tiles[v].cluster > 1 ? kUnevenPair : kUneven);
-  };
   int best = 0;
   for (int i = 1; i < count; ++i) {
-    if (expected(i) < expected(best)) best = i;
+    if (gemm_microseconds(s, i) < gemm_microseconds(s, best)) best = i;
   }
   return best;
 }

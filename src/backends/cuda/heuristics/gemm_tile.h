@@ -25,10 +25,11 @@ inline constexpr int kBf16TileCount = sizeof(kBf16Tiles) / sizeof(kBf16Tiles[0])
 
 struct GemmShape {
   bool fp8 = true;
-  std::int64_t rows_per_group = 0;  // expected
+  std::int64_t rows_per_group = 0;  // expected: of experts a mean, about which their loads lie
   std::int64_t groups = 1;          // experts, 1 for a dense product
   std::int64_t n = 0, k = 0;
   int sms = 132;
+  bool even = false;  // every group has just so many rows
 };
 
 // REQUIRES: all of the shape positive. A variant of its kind.

@@ -37,8 +37,8 @@ TEST(GemmTile, FewRowsGetAThinTile) {
 // As `bench kernels --tune` measured it on an H200.
 TEST(GemmTile, FollowsWhatWasMeasured) {
   EXPECT_EQ(tile_of({true, 4096, 1, 7168, 16384, 132}).bn, 256);
-  EXPECT_EQ(tile_of({true, 512, 4, 4096, 7168, 132}).bn, 256);
-  EXPECT_EQ(tile_of({true, 512, 4, 7168, 2048, 132}).bn, 192);
+  EXPECT_EQ(tile_of({true, 512, 4, 4096, 7168, 132, true}).bn, 256);
+  EXPECT_EQ(tile_of({true, 512, 4, 7168, 2048, 132, true}).bn, 192);
   EXPECT_EQ(tile_of({true, 512, 1, 24576, 1536, 132}).bn, 192);
 }
 

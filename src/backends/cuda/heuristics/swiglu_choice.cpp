@@ -58,7 +58,10 @@ double rounds(const SwigluShape& s, const Tiles& t) {
   const double full = std::floor(t.count / at_once), rest = t.count - full * at_once;
   if (t.shared && full < 3 && rest > 0 && 2 * rest <= at_once)
     return (full - 1 + (1 + rest / at_once) * kApart) * round;
-  if (!is_even(s)) return both((t.count / at_once + 0.5) * t.each, read);
+  if (!is_even(s)) {
+    const double some = full < 3 ? full + (rest > 0 ? 1 : 0) : t.count / at_once + 0.5;
+    return both(some * t.each, read);
+  }
   return full * round + (rest > 0 ? both(t.each, read / t.count * rest) : 0);
 }
 
@@ -74,16 +77,20 @@ double fused_cost(const SwigluShape& s, int variant) {
 }
 
 // The product by the fastest there is.
-double product_cost(const SwigluShape& s, std::int64_t rows) {
-  const GemmShape g = {
-      .fp8 = true, .rows_per_group = rows, .groups = s.groups, .n = 2 * s.n, .k = s.k, .sms = s.sms};
-  if (s.groups == 1 && cublaslt_is_faster(rows, g.n, g.k, s.sms)) return cublaslt_microseconds(g);
+double product_cost(const SwigluShape& s) {
+  const GemmShape g = {.fp8 = true,
+                       .rows_per_group = s.rows_per_group,
+                       .groups = s.groups,
+                       .n = 2 * s.n,
+                       .k = s.k,
+                       .sms = s.sms,
+                       .even = s.even};
+  if (s.groups == 1 && cublaslt_is_faster(s.rows_per_group, g.n, g.k, s.sms)) return cublaslt_microseconds(g);
   return gemm_microseconds(g, choose_gemm_tile(g));
 }
 
 double parts_cost(const SwigluShape& s) {
-  // Uneven loads fill their last tiles worse.
-  const double product = product_cost(s, s.rows_per_group + (is_even(s) ? 0 : kTallRows));
+  const double product = product_cost(s);
   const double values = static_cast<double>(s.groups * s.rows_per_group) * static_cast<double>(s.n);
   return product + kSecondLaunch + 5 * values / kPassBytesPerUs;  // gate and up in, codes out
 }

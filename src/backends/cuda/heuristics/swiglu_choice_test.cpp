@@ -42,10 +42,6 @@ TEST(SwigluChoice, FewRowsAndFewColumnsDivideK) {
   }
 }
 
-TEST(SwigluChoice, PartsWhereTilesOfTwoProductsLeaveTheChipIdle) {
-  EXPECT_FALSE(swiglu_fused_is_faster(dense(128, 2048)));
-}
-
 TEST(SwigluChoice, EveryShapeAndChipHasAVariant) {
   for (const int sms : {1, 2, 78, 114, 132}) {
     for (std::int64_t rows = 1; rows <= 100000; rows = rows * 3 + 1) {

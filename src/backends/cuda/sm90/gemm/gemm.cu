@@ -100,7 +100,8 @@ int variant_of(const Problem& p, bool fp8, int variant, int sms) {
                            .groups = p.rows.experts,
                            .n = p.n,
                            .k = fp8 ? p.k_bytes : p.k_bytes / 2,
-                           .sms = sms});
+                           .sms = sms,
+                           .even = p.rows.rows_hint > 0});
 }
 
 // Few rows: the thin kernel, which shares tiles only where there is room to meet.

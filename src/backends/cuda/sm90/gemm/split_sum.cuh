@@ -97,7 +97,8 @@ class SplitSum {
 
  private:
   // Loads on their way at once: of kChunk groups of kBatch CTAs.
-  static constexpr int kChunk = kGroups < 8 ? kGroups : 8, kBatch = 16 / kChunk;
+  static constexpr int kMost = kParked ? 16 : 8;
+  static constexpr int kChunk = kGroups < kMost ? kGroups : kMost, kBatch = 2 * kMost / kChunk;
 
   __device__ static float4* words(const SplitSumPlace& place, int slot, int warp) {
     return place.sums + (static_cast<std::int64_t>(slot) * kWarps + warp) * kGroups * 32 + threadIdx.x % 32;
