@@ -22,10 +22,10 @@ TEST(SwigluChoice, PairsWhereEveryExpertHasManyRows) {
   }
 }
 
-TEST(SwigluChoice, SharesWhatIsLeftOverByUnevenLoads) {
-  EXPECT_TRUE(tile(experts(4, 512)).shared);
-  EXPECT_TRUE(swiglu_fused_is_faster(experts(4, 512)));
-  EXPECT_FALSE(tile(experts(9, 3640)).shared) << "little beside so many rounds";
+// The product alone has tiles of other widths, which fill the last round better.
+TEST(SwigluChoice, PartsWhereUnevenLoadsMakeFewRounds) {
+  EXPECT_FALSE(swiglu_fused_is_faster(experts(4, 256)));
+  EXPECT_FALSE(swiglu_fused_is_faster(experts(4, 512)));
   EXPECT_TRUE(swiglu_fused_is_faster(experts(9, 3640)));
 }
 
