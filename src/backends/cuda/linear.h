@@ -65,7 +65,7 @@ class LinearOps {
   std::map<const CudaStream*, Buffer> meeting_;  // meeting_place of each stream
 };
 
-// Bytes that one [n, k] matrix stored as `stored` takes. float32: its worst case, three terms.
+// Whether an [n, k] matrix stored as `stored` is kept as FP8 codes.
 bool keeps_fp8(i64 n, i64 k, DType stored, bool fp8_activations);
 
 }  // namespace trireme::cuda

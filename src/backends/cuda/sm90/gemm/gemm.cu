@@ -159,7 +159,6 @@ cudaError_t start(const Problem& p, bool fp8, const GemmTile& tile, int sms, Gem
   g.out = const_cast<void*>(p.out);
   g.out_stride = p.out_stride;
   g.out_f32 = p.out_f32;
-  g.cluster = 1;
   g.split = 1;
   g.group_m = 2048 / (kBm * tile.cluster);
   g.row_weight = p.finish.row_weight;

@@ -183,7 +183,6 @@ cudaError_t gemm_swiglu(const GemmSwigluArgs& a, cudaStream_t stream) {
   g.k_blocks = static_cast<int>(blocks(a.k, 128));
   g.w_scale = a.w_scale;
   g.w_scale_stride = a.w_scale_stride;
-  g.cluster = 1;
   g.split = tile.split * tile.pair;
   while (tile.split > 1 && g.split > g.k_blocks) g.split /= 2;
   g.group_m = 2048 / (tile.bm * tile.pair);

@@ -85,7 +85,8 @@ std::int64_t thin_workspace_bytes(int variant, int ctas) {
 
 cudaError_t gemm_thin_fp8(const ThinGemmArgs& args, cudaStream_t stream) {
   const GemmFp8Args& a = args.gemm;
-  if (!valid(a) || args.least_steps < 0) return cudaErrorInvalidValue;
+  if (!valid(a) || args.least_steps < 0 || a.variant < 0 || a.variant >= kThinTileCount)
+    return cudaErrorInvalidValue;
   if (a.rows.rows == 0) return cudaSuccess;
   const int sms = a.sms > 0 ? a.sms : sm_count();
   if (sms == 0) return cudaErrorNoDevice;

@@ -19,8 +19,7 @@ struct GemmParams {
   void* out;                // [rows, n]
   std::int64_t out_stride;  // elements
   bool out_f32;
-  int cluster;  // CTAs that share x tiles: 1 or 2
-  int split;    // CTAs that share the K of a tile; 1 unless cluster is
+  int split;    // consecutive CTAs that TileWalk::next gives the same tiles
   int group_m;  // row blocks that go over all of n together: their x and the columns in flight fit L2
 
   // What results are finished with, each or none: times row_weight[row], plus bias[col], plus residual[row,
@@ -40,7 +39,7 @@ struct alignas(16) GemmTilePlace {
   int expert;
   int row;   // of x, the tile's first
   int rows;  // of this expert from there on, at least 1; may exceed the tile
-  int col;   // of the output, the first of the cluster's tiles
+  int col;   // of the output, the tile's first
 };
 
 // Every warp of a CTA walks for itself, converged, and all see the same tiles. Lane l holds expert l of a
@@ -51,9 +50,9 @@ class TileWalk {
   __device__ explicit TileWalk(const GemmParams& p)
       : p_(p),
         lane_(static_cast<int>(threadIdx.x) % 32),
-        n_blocks_((p.n + kBn * p.cluster - 1) / (kBn * p.cluster)),
-        tile_(static_cast<int>(blockIdx.x) / (p.cluster * p.split)),
-        step_(static_cast<int>(gridDim.x) / (p.cluster * p.split)) {}
+        n_blocks_((p.n + kBn - 1) / kBn),
+        tile_(static_cast<int>(blockIdx.x) / p.split),
+        step_(static_cast<int>(gridDim.x) / p.split) {}
 
   // The tiles of this CTA, every step_-th.
   __device__ bool next(GemmTilePlace& place) {
@@ -83,7 +82,7 @@ class TileWalk {
     place.expert = chunk_ - 32 + e;
     place.row = start + block_m * kBm;
     place.rows = count - block_m * kBm;
-    place.col = block_n * kBn * p_.cluster;
+    place.col = block_n * kBn;
     return true;
   }
 
