@@ -1,5 +1,6 @@
 #pragma once
-// From a warpgroup's accumulators to rows of the output, straight from registers.
+// From a warpgroup's accumulators to rows of the output, straight from registers or through shared memory,
+// and what products are finished with.
 
 #include <cuda_bf16.h>
 

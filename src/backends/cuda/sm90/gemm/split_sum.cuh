@@ -1,8 +1,9 @@
 #pragma once
-// When tiles are few or do not divide evenly: the steps of K of all tiles, laid end to end, are dealt to the
-// CTAs in equal runs, so that a tile may be shared. The CTAs that share one leave their sums in global memory
-// (they stay in L2), and whoever comes last adds them in the order of K and stores. Nobody waits for anybody,
-// no CTA need be resident with another, and the sums have the same bits in every run.
+// When tiles are few or do not divide evenly, CTAs share some by their K: in slices (piece_walk.cuh), or the
+// steps of all tiles are laid end to end and dealt in equal runs (SplitRuns, thin_walk.cuh). The CTAs that
+// share a tile leave their sums in global memory (they stay in L2), and whoever comes last adds them in the
+// order of K and stores. Nobody waits for anybody, no CTA need be resident with another, and the sums have
+// the same bits in every run.
 //
 // The unit of arriving is a warp: warp w of each CTA holds the same part of the tile, so the part is summed
 // by whichever warp w came last, and no CTA-wide barrier is needed.
