@@ -26,6 +26,10 @@ std::string model_dir(const std::string& golden) {
   return source_dir() + (golden == "draft" ? "/models/trireme-demo-draft" : "/models/trireme-demo");
 }
 
+// Two logits that are each off by the tolerance (of logits of about 12) may change places where the golden
+// holds them closer than that together. The draft model is small and less sure of itself.
+constexpr double kBf16 = 2e-2, kFp8 = 8e-2, kBf16Gap = 0.5, kFp8Gap = 2;
+
 class Golden : public testing::TestWithParam<Case> {};
 
 TEST_P(Golden, LogitsAndGreedyTokensAgree) {
@@ -49,9 +53,10 @@ TEST_P(Golden, LogitsAndGreedyTokensAgree) {
 
   double worst = 0, sum_of_errors = 0;
   int steps_seen = 0;
-  // Where both round, one step in some hundreds goes to other experts, and its logits are further off than
-  // any bound on the others.
-  const bool both_fp8 = p.mode.fp8_activations && p.mode.fp8_cache;
+  // Where activations round to FP8, one step in some hundreds goes to other experts, and its logits are
+  // further off than any bound on the others; more of them where the cache does so too.
+  const bool fp8 = p.mode.fp8_activations && p.tolerance >= kFp8;
+  const bool both_fp8 = fp8 && p.mode.fp8_cache;
   GreedyOutcome all;
   for (const auto& prompt : (*golden)["prompts"]) {
     const auto ids = prompt["ids"].get<std::vector<i32>>();
@@ -74,7 +79,7 @@ TEST_P(Golden, LogitsAndGreedyTokensAgree) {
     std::vector<GreedyStep> steps;
     for (const auto& s : prompt["greedy"]) steps.push_back({s["id"].get<i32>(), s["gap"].get<double>()});
     const auto one =
-        expect_greedy(**runner, *logits, steps, p.gap, fmt::format("{} tokens", ids.size()), !both_fp8);
+        expect_greedy(**runner, *logits, steps, p.gap, fmt::format("{} tokens", ids.size()), !fp8);
     all.compared += one.compared;
     all.wrong += one.wrong;
     all.other += one.other;
@@ -87,13 +92,9 @@ TEST_P(Golden, LogitsAndGreedyTokensAgree) {
       "gaps up to {:.3f}\n",
       name_of({p, 0}), sum_of_errors / static_cast<double>((*golden)["prompts"].size()), worst, all.compared,
       steps_seen, all.other, all.other_gap);
-  EXPECT_LE(all.wrong, both_fp8 ? all.compared / 100 : 0);
+  EXPECT_LE(all.wrong, both_fp8 ? all.compared / 100 : fp8 ? all.compared / 500 : 0);
   EXPECT_GT(all.compared, steps_seen / 2);
 }
-
-// Two logits that are each off by the tolerance (of logits of about 12) may change places where the golden
-// holds them closer than that together. The draft model is small and less sure of itself.
-constexpr double kBf16 = 2e-2, kFp8 = 8e-2, kBf16Gap = 0.5, kFp8Gap = 2;
 
 INSTANTIATE_TEST_SUITE_P(
     All, Golden,

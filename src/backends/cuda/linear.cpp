@@ -1,10 +1,14 @@
 #include "backends/cuda/linear.h"
 
+#include <algorithm>
+
 #include "backends/cuda/heuristics/dense_choice.h"
 #include "backends/cuda/heuristics/head_choice.h"
+#include "backends/cuda/heuristics/router_tile.h"
 #include "backends/cuda/sm90/gemm/gemm.h"
 #include "backends/cuda/sm90/gemm/gemm_swiglu.h"
 #include "backends/cuda/sm90/head_gemm/head_gemm.h"
+#include "backends/cuda/sm90/router_gemm/router_gemm.h"
 #include "backends/cuda/smxx/matrix.h"
 
 namespace trireme::cuda {
@@ -13,6 +17,9 @@ namespace {
 // Some FP8 variants add up parts of K apart; where bits must not depend on the number of rows, one that does
 // not.
 constexpr int kFixedTile = 0;
+
+// A router's logits: where cuBLASLt is not used, its kernel has no other to beat below so many.
+constexpr i64 kMostRouterColumns = 512;
 
 const PackedWeight& packed(const std::shared_ptr<const void>& p) {
   return *static_cast<const PackedWeight*>(p.get());
@@ -118,9 +125,19 @@ Status LinearOps::bf16_linear(const LinearArgs& a, const PackedWeight& w, CudaSt
   const bool f32 = out.dtype == DType::kF32;
   const bool tiles = w.n % 8 == 0 && w.k % 8 == 0 && aligned(a.x.data, a.x.row_stride, 2) &&
                      aligned(out.data, out.row_stride, size_of(out.dtype));
+  const bool alone = !lt_ || deterministic_;
+  if (w.terms == 1 && f32 && w.k % 8 == 0 && aligned(a.x.data, a.x.row_stride, 2) &&
+      (router_gemm_is_faster(rows, w.n, w.k) || (alone && w.n <= kMostRouterColumns))) {
+    RouterGemmArgs g;
+    g.x = a.x.data, g.x_stride = a.x.row_stride, g.w = w.member(0);
+    g.out = static_cast<float*>(out.mutable_data()), g.out_stride = out.row_stride;
+    g.rows = rows, g.n = static_cast<int>(w.n), g.k = static_cast<int>(w.k);
+    CUDA_TRY(router_gemm(g, stream.handle()));
+    return {};
+  }
   for (int t = 0; t < w.terms; ++t) {
     const char* const matrix = w.member(t);
-    if (lt_ && !deterministic_) {
+    if (!alone) {
       LtProduct p;
       p.rows = rows, p.n = w.n, p.k = w.k;
       p.out_f32 = f32, p.accumulate = t > 0;

@@ -103,7 +103,7 @@ class Bench {
 
   int chosen() const {
     return choose_gemm_tile(
-        {.fp8 = c_.fp8, .rows_per_group = c_.m, .groups = c_.experts, .n = c_.n, .k = c_.k});
+        {.fp8 = c_.fp8, .rows_per_group = c_.m, .groups = c_.experts, .n = c_.n, .k = c_.k, .even = true});
   }
 
  private:

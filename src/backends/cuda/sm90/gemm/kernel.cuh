@@ -107,11 +107,12 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
     if (leader) load_weights<C>(map_w, p, smem, i, piece.tile, piece.k + i, rank);
   }
   __syncwarp();
+  if constexpr (C::kPair == 1) __syncthreads();  // the others may use the barriers
   grid_dependency_wait();
   RingPlace<C::kStages> at;
   for (;; piece = walk.next()) {
     smem.pieces.tell(piece);
-    if (piece.steps == 0) return;
+    if (piece.steps == 0) break;
     const int row = own_part<C>(piece.tile, rank).row;
     for (int kb = piece.k; kb < piece.k + piece.steps; ++kb, at.advance()) {
       mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
@@ -125,6 +126,10 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
       }
       __syncwarp();
     }
+  }
+  // The other CTA's last words on these barriers must not reach a CTA that has gone.
+  if constexpr (C::kPair == 2) {
+    for (int i = 0; i < C::kStages; ++i, at.advance()) mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
   }
 }
 
@@ -160,34 +165,39 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   extern __shared__ __align__(1024) unsigned char raw[];
   GemmSmem<C> smem(raw);
   const int rank = C::kPair == 2 ? static_cast<int>(cluster_cta_rank()) : 0;
-  if (threadIdx.x == 0) {
-    prefetch_tensor_map(&map_w);
-    prefetch_tensor_map(&map_x);
-    for (int s = 0; s < C::kStages; ++s) {
-      mbarrier_init(&smem.full[s], 1);
-      mbarrier_init(&smem.empty[s], C::kMathWarps * C::kPair);
+  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and known to be
+  if (warp == 0) {
+    if (threadIdx.x == 0) {
+      prefetch_tensor_map(&map_w);
+      for (int s = 0; s < C::kStages; ++s) {
+        mbarrier_init(&smem.full[s], 1);
+        mbarrier_init(&smem.empty[s], C::kMathWarps * C::kPair);
+      }
+      for (int i = 0; i < 2; ++i) {
+        mbarrier_init(&smem.staged[i], 4);
+        mbarrier_init(&smem.sent[i], 1);
+      }
+      for (int i = 0; i < C::kPlaces; ++i) {
+        mbarrier_init(&smem.pieces.told[i], 1);
+        mbarrier_init(&smem.pieces.heard[i], C::kMathWarps + 2);
+      }
+      fence_mbarrier_init();
+      fence_proxy_async();
+      prefetch_tensor_map(&map_x);
     }
-    for (int i = 0; i < 2; ++i) {
-      mbarrier_init(&smem.staged[i], 4);
-      mbarrier_init(&smem.sent[i], 1);
-    }
-    for (int i = 0; i < C::kPlaces; ++i) {
-      mbarrier_init(&smem.pieces.told[i], 1);
-      mbarrier_init(&smem.pieces.heard[i], C::kMathWarps + 2);
-    }
-    fence_mbarrier_init();
+    __syncwarp();
   }
+  // The feeding warp begins at once, unless it writes to another CTA.
   if constexpr (C::kPair == 2) {
     cluster_arrive_relaxed();
     cluster_wait();
   } else {
-    __syncthreads();
+    if (warp != 0) __syncthreads();
   }
   grid_launch_dependents();
 
-  if (threadIdx.x < 128) {
+  if (warp < 4) {
     register_limit_decrease<40>();
-    const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
     if (warp == 0) feed<C>(&map_x, &map_w, &map_scale, p, smem, rank);
     if (warp == 1 || warp == 2) send<C>(&map_out, p, smem, rank, warp - 1);
   } else {

@@ -86,6 +86,7 @@ class SplitSum {
     before = __shfl_sync(~0u, before, 0);
     if (before != static_cast<std::uint32_t>(share.last - share.first)) return false;
     if (lane == 0) *counter = 0;
+    __syncwarp();  // what lane 0 saw arrive, all see
     if constexpr (kParked) {
 #pragma unroll 1
       for (int c = 0; c < kGroups; c += kChunk) add_chunk(acc, c, place, share, cta, warp, used);

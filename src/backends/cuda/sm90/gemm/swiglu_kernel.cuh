@@ -92,6 +92,10 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
       __syncwarp();
     }
   }
+  // The other CTA's last words on these barriers must not reach a CTA that has gone.
+  if constexpr (kPair == 2) {
+    for (int i = 0; i < kStages; ++i, at.advance()) mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
+  }
 }
 
 // This warp has read its part of the stage; tells the producers of all CTAs that write to it.

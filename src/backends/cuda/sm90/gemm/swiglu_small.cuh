@@ -131,6 +131,10 @@ class Exchange {
   }
 
   // Every math thread, after the last take: all may leave their next sums.
+  // Before this CTA ends: the others' last words have come.
+  __device__ void drain() const {
+    if (split_ > 1) mbarrier_wait(smem_.free, parity_ ^ 1);
+  }
   __device__ void done() const {
     named_barrier_sync(1, 256);
     const int thread = static_cast<int>(threadIdx.x) - 128;
@@ -201,6 +205,7 @@ __device__ __forceinline__ void multiply(const SwigluParams& p, const Smem& smem
     finish(p, exchange, now);
     exchange.done();
   }
+  exchange.drain();
 }
 
 __global__ void __launch_bounds__(kThreads, 1)

@@ -13,8 +13,8 @@
 
 namespace trireme::cuda {
 
-// A tile is kTokens x kWeights of the output. The math warpgroups stand kWgM below each other; where those are
-// one or two, kWgK take turns with the steps of K.
+// A tile is kTokens x kWeights of the output. The math warpgroups stand kWgM below each other; where those
+// are one or two, kWgK take turns with the steps of K.
 template <int kTokensOf, int kWeightsOf>
 struct ThinConfig {
   static constexpr int kTokens = kTokensOf, kWeights = kWeightsOf;
