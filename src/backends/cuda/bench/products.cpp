@@ -6,8 +6,6 @@
 namespace trireme::cuda {
 namespace {
 
-constexpr u64 kSkewSeed = 5;
-
 Status dense_fp8(BenchSession& s, const DenseShape& c) {
   KernelTime row =
       product_row("gemm_fp8", fmt::format("{} m{} n{} k{}", c.what, c.m, c.n, c.k), true, 1, c.m, c.n, c.k);

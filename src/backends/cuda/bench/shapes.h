@@ -73,6 +73,7 @@ struct SkewedShape {
   i64 experts, rows, n, k;
 };
 
+inline constexpr u64 kSkewSeed = 5;  // of the order in which the experts have their loads
 inline constexpr SkewedShape kSkewed[] = {
     {"V3 gate+up", 4, 1024, 4096, 7168},   {"V3 down", 4, 1024, 7168, 2048},
     {"V3 gate+up", 4, 2048, 4096, 7168},   {"V3 down", 4, 2048, 7168, 2048},

@@ -1,6 +1,8 @@
 #include "backends/cuda/bench/tune.h"
 
+#include "backends/cuda/bench/judge.h"
 #include "backends/cuda/bench/operands.h"
+#include "backends/cuda/bench/shapes.h"
 #include "backends/cuda/heuristics/dense_choice.h"
 #include "backends/cuda/heuristics/gemm_tile.h"
 
@@ -18,7 +20,10 @@ GemmRows rows_of(RowMemory& m, const TuneShape& c) {
   if (c.layout == ProductRows::kDense) return r;
   r.layout = RowLayout::packed;
   r.experts = static_cast<int>(c.experts);
-  r.counts = m.copy(ends_of(even_sizes(c.experts, c.m))).data();
+  if (c.layout == ProductRows::kPacked) r.rows_hint = c.m;  // with Zipf's law, serving's not knowing
+  const auto sizes =
+      c.layout == ProductRows::kZipf ? zipf_sizes(c.experts, r.rows, kSkewSeed) : even_sizes(c.experts, c.m);
+  r.counts = m.copy(ends_of(sizes)).data();
   return r;
 }
 
@@ -93,7 +98,7 @@ Result<TuneRow> tune(BenchSession& s, const TuneShape& c) {
                                  .n = c.n,
                                  .k = c.k,
                                  .sms = s.device().chip().units,
-                                 .even = true});
+                                 .even = c.layout != ProductRows::kZipf});
   row.serving_cublaslt = row.cublaslt_us > 0 && (!c.fp8 || cublaslt_is_faster(c.m, c.n, c.k));
   return row;
 }

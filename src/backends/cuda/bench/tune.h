@@ -7,22 +7,23 @@
 
 namespace trireme::cuda {
 
-enum class ProductRows : u8 { kDense, kPacked, kMasked };  // as RowLayout in sm90/gemm/gemm.h
+// As RowLayout in sm90/gemm/gemm.h; kZipf: packed, and loads follow Zipf's law.
+enum class ProductRows : u8 { kDense, kPacked, kMasked, kZipf };
 const char* to_string(ProductRows);
 
 struct TuneShape {
   std::string what{};
   bool fp8 = true;
   ProductRows layout = ProductRows::kDense;
-  i64 experts = 1, m = 0, n = 0, k = 0;  // m: rows of each expert
+  i64 experts = 1, m = 0, n = 0, k = 0;  // m: rows of each expert, of kZipf in the mean
   bool out_f32 = false;
 
   std::string kernel() const;  // "gemm_fp8 packed"
   std::string text() const;    // "V3 gate+up 4 x m512 n4096 k7168"
 };
 
-// Each shape of the tables in bench/shapes.h, and DeepSeek-V3's projections at kTuneRows; none twice. With
-// `rows`, only those numbers of rows.
+// Each shape of the tables in bench/shapes.h, and DeepSeek-V3's projections at kTuneRows, those of experts
+// also with skewed loads; none twice. With `rows`, only those numbers of rows.
 std::vector<TuneShape> tune_shapes(const std::vector<i64>& rows);
 
 // A variant as the table of tiles has it.

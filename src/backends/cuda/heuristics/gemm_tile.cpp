@@ -27,22 +27,29 @@ constexpr double kPair = 0.3, kPairStep = 0.98;              // two CTAs that sh
 constexpr double kMeet = 3.0;                                // sharing a tile's K
 constexpr double kSlice = 2.6, kWideSlice = 7.0;  // adding what one more CTA has of 128 columns; of 256
 constexpr double kThinMeet = 3.5;                 // the same of the thin kernel
+constexpr double kInTurn = 1.05;                  // what tiles in turn cost where loads are uneven
 constexpr double kBytesPerUs = 3.85e6;            // of weights, from memory
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
 double d(std::int64_t x) { return static_cast<double>(x); }
 
-// Blocks of rows of all groups. Experts' rows are only known about: their last blocks are half full.
-std::int64_t row_blocks(const GemmShape& s, std::int64_t bm) {
-  if (s.groups == 1 || s.even) return s.groups * blocks(s.rows_per_group, bm);
-  const double each = std::max(1.0, d(s.rows_per_group) / d(bm) + 0.5);
-  return static_cast<std::int64_t>(std::ceil(d(s.groups) * each));
+// Blocks of rows of all groups: each has as many rows, or they follow Zipf's law.
+std::int64_t row_blocks(const GemmShape& s, std::int64_t bm, bool even) {
+  if (even) return s.groups * blocks(s.rows_per_group, bm);
+  double harmonic = 0;
+  for (std::int64_t g = 1; g <= s.groups; ++g) harmonic += 1 / d(g);
+  const double first = d(s.groups * s.rows_per_group) / harmonic;
+  std::int64_t sum = 0;
+  for (std::int64_t g = 1; g <= s.groups; ++g)
+    sum += static_cast<std::int64_t>(std::ceil(first / d(g) / d(bm)));
+  return sum;
 }
 
 // How long the CTAs multiply.
-double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::int64_t steps) {
-  const std::int64_t tiles = row_blocks(s, std::int64_t{t.bm} * t.cluster) * blocks(s.n, t.bn);
+double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::int64_t steps,
+               std::int64_t row_blocks) {
+  const std::int64_t tiles = row_blocks * blocks(s.n, t.bn);
   const std::int64_t ctas = s.sms / t.cluster;
   if (t.split > 1 && t.bm < kTallRows) {  // all steps, dealt evenly
     const std::int64_t used = std::clamp<std::int64_t>(tiles * steps / kLeastThinSteps, 1, ctas);
@@ -61,12 +68,24 @@ double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::in
   return rounds * (d(steps) * c.step * (t.cluster > 1 ? kPairStep : 1) + c.tile) + adding;
 }
 
-double cost(const GemmShape& s, const TileCost& c, const GemmTile& t) {
+double cost_of_loads(const GemmShape& s, const TileCost& c, const GemmTile& t, bool even) {
   const std::int64_t k_bytes = s.fp8 ? s.k : 2 * s.k;
-  const double memory = d(s.groups * s.n) * d(k_bytes) / kBytesPerUs;
+  const std::int64_t tall = row_blocks(s, std::int64_t{t.bm} * t.cluster, even);
+  // The thin kernel's row blocks of one group do not run side by side: each reads the weights anew.
+  const double reads = t.bm < kTallRows ? d(std::max(tall, s.groups)) : d(s.groups);
+  const double memory = reads * d(s.n) * d(k_bytes) / kBytesPerUs;
   // The longer of the two, and somewhat more where they are alike.
-  const double both = std::cbrt(std::pow(compute(s, c, t, blocks(k_bytes, 128)), 3) + std::pow(memory, 3));
-  return kLaunch + both + (t.cluster > 1 ? kPair : 0);
+  const double both =
+      std::cbrt(std::pow(compute(s, c, t, blocks(k_bytes, 128), tall), 3) + std::pow(memory, 3));
+  // CTAs that share tiles do not take them as they come free.
+  const double late = !even && t.split > 1 && t.bm >= kTallRows ? kInTurn : 1;
+  return kLaunch + both * late + (t.cluster > 1 ? kPair : 0);
+}
+
+// Experts' rows are only known about: between even and Zipf's law.
+double cost(const GemmShape& s, const TileCost& c, const GemmTile& t) {
+  const double even = cost_of_loads(s, c, t, true);
+  return s.groups == 1 || s.even ? even : (even + cost_of_loads(s, c, t, false)) / 2;
 }
 
 }  // namespace

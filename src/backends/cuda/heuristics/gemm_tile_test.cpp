@@ -31,7 +31,18 @@ TEST(GemmTile, IsAVariantWhateverTheShape) {
 TEST(GemmTile, FewRowsGetAThinTile) {
   EXPECT_LT(tile_of({true, 1, 1, 7168, 16384, 132}).bm, kTallRows);
   EXPECT_LT(tile_of({true, 64, 1, 7168, 16384, 132}).bm, kTallRows);
-  EXPECT_LT(tile_of({true, 32, 64, 4096, 7168, 132}).bm, kTallRows);
+  EXPECT_LT(tile_of({true, 16, 32, 7168, 2048, 132, true}).bm, kTallRows);
+}
+
+// A thin tile of a hot expert reads the weights once for every 32 rows: with Zipf's law 352 us, this one 244.
+TEST(GemmTile, ExpertsOfUnknownLoadsGetATallTile) {
+  EXPECT_GE(tile_of({true, 32, 32, 4096, 7168, 132}).bm, kTallRows);
+}
+
+// CTAs that share tiles do not take them as they come free: with Zipf's law 948 and 1007 us.
+TEST(GemmTile, ManyTilesOfUnknownLoadsAreNotShared) {
+  EXPECT_EQ(tile_of({true, 256, 64, 4096, 7168, 132}).split, 1);
+  EXPECT_EQ(tile_of({true, 512, 32, 4096, 7168, 132}).split, 1);
 }
 
 // As `bench kernels --tune` measured it on an H200.

@@ -165,6 +165,9 @@ cudaError_t start(const Problem& p, bool fp8, const GemmTile& tile, int sms, Gem
   g.bias = p.finish.bias;
   g.residual = p.finish.residual;
   g.residual_stride = p.finish.residual_stride;
+  const bool uneven = p.rows.counts != nullptr && p.rows.rows_hint == 0;
+  if (uneven && tile.cluster == 1 && tile.split == 1 && p.workspace.bytes >= kSplitSumCounterBytes)
+    g.taken = taken_counter(p.workspace.data);
   const std::int64_t tiles = most_row_blocks(p.rows, kBm * tile.cluster) * blocks(p.n, tile.bn);
   std::int64_t clusters = sms / tile.cluster;
   if (tile.split > 1 && holds_sums(p.workspace, sms, tile.bn)) {

@@ -22,7 +22,9 @@ struct GemmRows {
   std::int64_t rows =
       0;          // rows of the matrices x and out: a bound on what counts say; masked: experts * max_m
   int max_m = 0;  // masked only
-  std::int64_t rows_hint = 0;  // rows of each expert, for the choice of a tile; 0: about rows / experts
+  // Rows of each expert, for the choice of a tile. 0: about rows / experts, and CTAs take tiles as they come
+  // free where there is a workspace to count in.
+  std::int64_t rows_hint = 0;
 };
 
 // What a product is finished with, in float32 before it is rounded; each or none.

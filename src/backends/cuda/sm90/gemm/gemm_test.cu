@@ -54,6 +54,8 @@ struct Problem {
   DeviceBuffer<int> row_expert, counts;
   DeviceBuffer<T> x, w;
   DeviceBuffer<float> x_scale, w_scale, ref;
+  GemmWorkspace there = workspace();
+  int sms = 0;
 
   static std::vector<int> owners(const Case& c) {
     std::vector<int> o;
@@ -140,8 +142,9 @@ struct Problem {
                     .k = c.k,
                     .rows = gemm_rows(),
                     .finish = finish,
-                    .workspace = workspace(),
-                    .variant = variant},
+                    .workspace = there,
+                    .variant = variant,
+                    .sms = sms},
                    nullptr);
     } else {
       e = gemm_bf16({.x = x.get(),
@@ -154,8 +157,9 @@ struct Problem {
                      .k = c.k,
                      .rows = gemm_rows(),
                      .finish = finish,
-                     .workspace = workspace(),
-                     .variant = variant},
+                     .workspace = there,
+                     .variant = variant,
+                     .sms = sms},
                     nullptr);
     }
     EXPECT_EQ(e, cudaSuccess) << cudaGetErrorString(e);
@@ -315,6 +319,12 @@ TEST(Gemm, FinishesProductsBeforeTheyAreRounded) {
   finishes<__nv_bfloat16, float>(packed);
 }
 
+void expect_zero_counters() {
+  std::vector<unsigned char> counters(static_cast<std::size_t>(kSplitSumCounterBytes));
+  must(cudaMemcpy(counters.data(), workspace().data, counters.size(), cudaMemcpyDeviceToHost), "counters");
+  for (const unsigned char b : counters) ASSERT_EQ(b, 0);
+}
+
 // Shared tiles are added in one order whoever comes last, and leave the workspace as they found it.
 TEST(Gemm, SharedTilesHaveTheSameBitsEveryTime) {
   SKIP_WITHOUT_GPU();
@@ -327,9 +337,33 @@ TEST(Gemm, SharedTilesHaveTheSameBitsEveryTime) {
       ASSERT_EQ(std::memcmp(first.data(), other.data(), first.size() * 4), 0) << "variant " << v;
     }
   }
-  std::vector<unsigned char> counters(static_cast<std::size_t>(kSplitSumCounterBytes));
-  must(cudaMemcpy(counters.data(), workspace().data, counters.size(), cudaMemcpyDeviceToHost), "counters");
-  for (const unsigned char b : counters) ASSERT_EQ(b, 0);
+  expect_zero_counters();
+}
+
+// Experts of uneven loads: tiles as CTAs come free, and to each CTA in turn.
+TEST(Gemm, TilesTakenAsCtasComeFreeHaveTheSameBits) {
+  SKIP_WITHOUT_GPU();
+  const Case cases[] = {{RowLayout::packed, {200, 0, 931, 1, 328, 65, 64, 129}, 0, 520, 640},
+                        {RowLayout::masked, {0, 300, 7, 256, 130}, 300, 1024, 128},
+                        {RowLayout::packed, {0, 0, 0}, 0, 64, 128}};
+  for (const Case& c : cases) {
+    Problem<__nv_fp8_e4m3> p(c);
+    for (const int sms : {1, 7, 40}) {
+      p.sms = sms;
+      for (int v = 0; v < kFp8TileCount; ++v) {
+        if (kFp8Tiles[v].bm < kTallRows || kFp8Tiles[v].split > 1 || kFp8Tiles[v].cluster > sms) continue;
+        p.there = {};
+        const auto in_turn = p.run<float>(v);
+        p.there = workspace();
+        for (int i = 0; i < 5; ++i) {
+          const auto taken = p.run<float>(v);
+          ASSERT_EQ(std::memcmp(in_turn.data(), taken.data(), taken.size() * 4), 0)
+              << "variant " << v << ", " << sms << " CTAs";
+        }
+      }
+    }
+  }
+  expect_zero_counters();
 }
 
 TEST(Gemm, RefusesWhatItCannotDo) {

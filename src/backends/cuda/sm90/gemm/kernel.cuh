@@ -113,8 +113,10 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
   for (;; piece = walk.next()) {
     smem.pieces.tell(piece);
     if (piece.steps == 0) break;
-    const int row = own_part<C>(piece.tile, rank).row;
-    for (int kb = piece.k; kb < piece.k + piece.steps; ++kb, at.advance()) {
+    const int row = own_part<C>(piece.tile, rank).row, end = piece.k + piece.steps;
+    const int take_at = max(piece.k, end - walk.kAhead);
+    for (int kb = piece.k; kb < end; ++kb, at.advance()) {
+      if (kb == take_at) walk.take();
       mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
       if (leader) {
         Mbarrier* full = &smem.full[at.stage];

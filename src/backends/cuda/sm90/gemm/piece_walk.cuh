@@ -1,7 +1,11 @@
 #pragma once
-// Which steps of K of which tiles a CTA takes: whole tiles in turn, and of the last ones, where they are
-// fewer than half of the CTAs, slices of K. Slices of the same steps run side by side, so that what tiles
-// have in common is still in L2. One warp walks, the others hear from it.
+// Which steps of K of which tiles a CTA takes: whole tiles, and of the last ones, where they are fewer than
+// half of the CTAs, slices of K. Slices of the same steps run side by side, so that what tiles have in common
+// is still in L2. One warp walks, the others hear from it.
+//
+// Where tiles are alike each CTA takes every n-th. Experts' last tiles may have few rows and are done early:
+// CTAs then take the next tile of all as they come free. That keeps them busy, and it keeps tiles of the same
+// weights side by side; in turn, a CTA that gets short tiles only runs ahead and reads its weights alone.
 
 #include <cstdint>
 
@@ -32,12 +36,13 @@ struct alignas(16) GemmPiece {
   int sharer;
 };
 
-// The pieces of this CTA (of its cluster, where CTAs pair up), for one converged warp.
+// The pieces of this CTA (of its cluster, where CTAs pair up), for one converged warp: next, take, next, ...
 template <int kBm, int kBn, int kPair, bool kSplit>
 class PieceWalk {
  public:
   __device__ explicit PieceWalk(const GemmParams& p)
       : tiles_(p),
+        taken_(p.taken),
         k_blocks_(p.k_blocks),
         tile_(static_cast<int>(blockIdx.x) / kPair),
         ctas_(static_cast<int>(gridDim.x) / kPair) {
@@ -52,15 +57,17 @@ class PieceWalk {
 
   __device__ GemmPiece next() {
     GemmPiece piece = {};
+    tile_ = __shfl_sync(~0u, tile_, 0);
     if (!kSplit || tile_ < whole_) {
-      if (!tiles_.at(tile_, piece.tile)) return piece;
-      tile_ += ctas_;
-      piece.steps = k_blocks_;
+      if (tiles_.at(tile_, piece.tile)) {
+        piece.steps = k_blocks_;
+      } else if (taken_ != nullptr && tile_ == ctas_ + tiles_.tiles() - 1 && threadIdx.x % 32 == 0) {
+        *taken_ = 0;  // a take a tile: this was the last
+      }
       return piece;
     }
     const int place = tile_ - whole_, slice = place / left_, tile = place - slice * left_;
-    if (slice >= slices_) return piece;
-    tile_ = 0x7FFFFFFF;  // one at most
+    if (slice >= slices_) return piece;  // left_ * slices_ <= ctas_: a slice is a CTA's last piece
     tiles_.at(whole_ + tile, piece.tile);
     piece.k = k_blocks_ * slice / slices_;
     piece.steps = k_blocks_ * (slice + 1) / slices_ - piece.k;
@@ -69,10 +76,21 @@ class PieceWalk {
     return piece;
   }
 
+  // Which piece is the next one is settled: some steps before it is asked for, since memory has to answer.
+  __device__ void take() {
+    if (taken_ == nullptr) {
+      tile_ += ctas_;
+    } else if (threadIdx.x % 32 == 0) {
+      tile_ = ctas_ + static_cast<int>(atomicAdd(taken_, 1u));
+    }
+  }
+  static constexpr int kAhead = 4;  // so many steps
+
  private:
   TileWalk<kPair * kBm, kBn> tiles_;
+  std::uint32_t* const taken_;
   const int k_blocks_;
-  int tile_;
+  int tile_;  // the next one; lane 0 knows
   const int ctas_;
   int whole_ = 0x7FFFFFFF;  // tiles that are not shared
   int left_ = 1, slices_ = 0;

@@ -13,14 +13,22 @@
 namespace trireme::cuda {
 
 // Of a workspace the first bytes are counters, as many for every kernel, so that kernels of any tile may use
-// it in turn: zero before the first launch, and left zero by each.
+// it in turn: zero before the first launch, and left zero by each. The last one counts the tiles taken
+// (piece_walk.cuh).
 inline constexpr int kSplitSumMaxCtas = 512, kSplitSumMaxWarps = 16;
-inline constexpr std::int64_t kSplitSumCounterBytes = kSplitSumMaxCtas * kSplitSumMaxWarps * 4;
+inline constexpr std::int64_t kTakenOffset = kSplitSumMaxCtas * kSplitSumMaxWarps * 4;
+inline constexpr std::int64_t kSplitSumCounterBytes = kTakenOffset + 128;
 
 // A CTA leaves sums of at most two tiles: of the one that its run begins with, and of the one that it ends
 // in.
 constexpr std::int64_t split_sum_bytes(int ctas, std::int64_t tile_floats) {
   return kSplitSumCounterBytes + 2 * ctas * tile_floats * 4;
+}
+
+inline std::uint32_t* taken_counter(void* workspace) {
+  return workspace == nullptr
+             ? nullptr
+             : reinterpret_cast<std::uint32_t*>(static_cast<char*>(workspace) + kTakenOffset);
 }
 
 struct SplitSumPlace {

@@ -33,6 +33,9 @@ struct GemmParams {
   // at least; 0: never.
   int split_least;
   SplitSumPlace split_place;
+
+  // Counts the tiles that CTAs took as they came free; zero, and left zero. Null: each takes every n-th.
+  std::uint32_t* taken;
 };
 
 struct alignas(16) GemmTilePlace {
