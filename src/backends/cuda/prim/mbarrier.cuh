@@ -27,9 +27,11 @@ __device__ __forceinline__ void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-__device__ __forceinline__ void mbarrier_arrive(Mbarrier* bar) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(smem_address(bar)) : "memory");
+__device__ __forceinline__ void mbarrier_arrive_at(std::uint32_t smem_address) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(smem_address) : "memory");
 }
+
+__device__ __forceinline__ void mbarrier_arrive(Mbarrier* bar) { mbarrier_arrive_at(smem_address(bar)); }
 
 // Arrives and adds `bytes` to what the copy engine still has to deliver in this phase.
 __device__ __forceinline__ void mbarrier_arrive_expect_tx(Mbarrier* bar, std::uint32_t bytes) {
@@ -55,17 +57,11 @@ __device__ __forceinline__ void mbarrier_arrive_cluster(Mbarrier* bar, std::uint
       : "memory");
 }
 
-// As above, ordering nothing: for a place in shared memory whose reads have completed (a release costs a
-// fence of the whole chip).
-__device__ __forceinline__ void mbarrier_arrive_cluster_relaxed(Mbarrier* bar, std::uint32_t rank) {
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [remote];\n"
-      "}" ::"r"(smem_address(bar)),
-      "r"(rank)
-      : "memory");
+// At a cluster_address (cluster_memory.cuh), ordering nothing: for a place in shared memory whose reads have
+// completed (a release costs a fence of the whole chip).
+__device__ __forceinline__ void mbarrier_arrive_at_relaxed(std::uint32_t cluster_address) {
+  asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];" ::"r"(cluster_address)
+               : "memory");
 }
 
 __device__ __forceinline__ bool mbarrier_try_wait(Mbarrier* bar, std::uint32_t parity) {

@@ -38,6 +38,7 @@ struct GemmConfig {
   static constexpr int kStages = kSmemMost / kStageBytes < 12 ? kSmemMost / kStageBytes : 12;
   static constexpr int kSmemBytes = kStages * kStageBytes + kStoreBytes + kOtherBytes;
   static constexpr int kThreads = 384, kMathWarps = 8;
+  static constexpr int kUnroll = kBn > 128 ? 8 : 1;  // steps of FP8 at a time, as measured
   // Of a wide tile the sums take most registers: they are parked while they meet others.
   static constexpr bool kParked = kBn > 128;
   using Sum = SplitSum<kMathWarps, kBn / 8, kParked>;
@@ -113,6 +114,7 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
   for (;; piece = walk.next()) {
     smem.pieces.tell(piece);
     if (piece.steps == 0) break;
+    if constexpr (C::kFp8) WeightScaleRows(p, piece).prefetch(piece.steps);
     const int row = own_part<C>(piece.tile, rank).row, end = piece.k + piece.steps;
     const int take_at = max(piece.k, end - walk.kAhead);
     for (int kb = piece.k; kb < end; ++kb, at.advance()) {
@@ -188,6 +190,9 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       prefetch_tensor_map(&map_x);
     }
     __syncwarp();
+  } else if (warp == 1 && threadIdx.x % 32 == 0) {
+    if constexpr (C::kFp8) prefetch_tensor_map(&map_scale);
+    if (!p.out_f32) prefetch_tensor_map(&map_out);
   }
   // The feeding warp begins at once, unless it writes to another CTA.
   if constexpr (C::kPair == 2) {

@@ -98,38 +98,43 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
   }
 }
 
-// This warp has read its part of the stage; tells the producers of all CTAs that write to it.
-template <int kPair>
-__device__ __forceinline__ void release_stage(Mbarrier* empty) {
-  if constexpr (kPair == 2) {
-    if (threadIdx.x % 32 < 2) mbarrier_arrive_cluster_relaxed(empty, threadIdx.x % 32);
-  } else {
-    release(empty);
-  }
-}
-
-// A tile's steps: the tensor core's sums keep few bits, so each step of 128 is added in float32, scaled.
-template <int kPair>
+// A tile's steps: the tensor core's sums keep few bits, so each step of 128 is added in float32, scaled. What
+// can goes in the shadow of a multiply, as in math_loop.cuh.
+template <int kPair, int kUnroll>
 __device__ __forceinline__ void sum_steps(float (&gate)[64], float (&up)[64], const Smem& smem,
-                                          Ring<kStages>& at, WeightScales<2>& scales, int k_blocks,
+                                          Ring<kStages>& at, WeightScales<2>& weights, int k_blocks,
                                           int wg_row, int scale_row) {
-  for (int kb = 0; kb < k_blocks; ++kb, at.advance()) {
-    scales.step(kb);
-    const float sg = scales.of(0, kb), su = scales.of(1, kb);
+  const std::uint64_t x0 = wgmma_operand(smem_address(smem.x + wg_row * kStepK));
+  const std::uint64_t w0 = wgmma_operand(smem_address(smem.w));
+  // Of step kb, rows and weights multiplied: of gate for rows r and r + 8 of this thread, and of up.
+  const auto scales = [&](int kb) {
     mbarrier_wait(&smem.full[at.stage], at.parity);
-    const float* sx = smem.scale + at.stage * kScaleStride + scale_row;
-    const float sx0 = sx[0], sx1 = sx[8];
-    const std::uint32_t x = smem_address(smem.x + at.stage * kXBytes + wg_row * kStepK);
-    const std::uint32_t w = smem_address(smem.w + at.stage * 2 * kWBytes);
+    weights.step(kb);
+    const float gate_scale = weights.of(0, kb), up_scale = weights.of(1, kb);
+    const float* rows = smem.scale + at.stage * kScaleStride + scale_row;
+    const float r0 = rows[0], r1 = rows[8];
+    return make_float4(r0 * gate_scale, r1 * gate_scale, r0 * up_scale, r1 * up_scale);
+  };
+  float4 now = scales(0), next = {};
+  int kb = 0;
+#pragma unroll kUnroll
+  do {
+    const std::uint64_t x = x0 + static_cast<std::uint32_t>(at.stage * (kXBytes / 16));
+    const std::uint64_t w = w0 + static_cast<std::uint32_t>(at.stage * (2 * kWBytes / 16));
+    const std::uint32_t empty = release_address<kPair>(&smem.empty[at.stage]);
+    at.advance();
+    ++kb;
     float part[64];
     issue(part, x, w);
     wgmma_wait<0>();
-    add(gate, part, sx0 * sg, sx1 * sg);
-    issue(part, x, w + kWBytes);
+    add(gate, part, now.x, now.y);
+    issue(part, x, w + kWBytes / 16);
+    if (kb < k_blocks) next = scales(kb);
     wgmma_wait<0>();
-    release_stage<kPair>(&smem.empty[at.stage]);
-    add(up, part, sx0 * su, sx1 * su);
-  }
+    release_at<kPair>(empty);
+    add(up, part, now.z, now.w);
+    now = next;
+  } while (kb < k_blocks);
 }
 
 __device__ __forceinline__ void store_tile(const float (&gate)[64], const float (&up)[64],
@@ -179,12 +184,12 @@ __device__ __forceinline__ void multiply(const SwigluParams& p, const Smem& smem
       continue;
     }
     float gate[64] = {}, up[64] = {};
-    sum_steps<kPair>(gate, up, smem, at, scales, count, wg_row, row + now.row % 4);
+    sum_steps<kPair, kStream ? 4 : 8>(gate, up, smem, at, scales, count, wg_row, row + now.row % 4);
     more = walk.next(next);
     if (more)
       scales.begin(p.gemm, next.tile, 0, next.first, next.count);  // on their way while this is stored
     if constexpr (kStream) {
-      const StreamSums sums(p.workspace, wg);
+      const StreamSums sums(p.workspace, wg, always_zero(p.gemm));
       if (first > 0) {
         sums.leave(gate, up);
         continue;

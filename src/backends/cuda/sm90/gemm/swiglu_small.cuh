@@ -139,7 +139,7 @@ class Exchange {
     named_barrier_sync(1, 256);
     const int thread = static_cast<int>(threadIdx.x) - 128;
     if (split_ > 1 && thread < split_)
-      mbarrier_arrive_cluster_relaxed(smem_.free, static_cast<std::uint32_t>(thread));
+      mbarrier_arrive_at_relaxed(cluster_address(smem_.free, static_cast<std::uint32_t>(thread)));
   }
 
  private:
@@ -193,10 +193,10 @@ __device__ __forceinline__ void multiply(const SwigluParams& p, const Smem& smem
       const float* sx = smem.scale + at.stage * kScaleStride + row + now.row % 4;
       const float s0 = sx[0] * sw, s1 = sx[8] * sw;
       float part[64];
-      issue(part, smem_address(smem.x + at.stage * kXBytes),
-            smem_address(smem.w + (at.stage * 2 + plane) * kWBytes));
+      issue(part, wgmma_operand(smem_address(smem.x + at.stage * kXBytes)),
+            wgmma_operand(smem_address(smem.w + (at.stage * 2 + plane) * kWBytes)));
       wgmma_wait<0>();
-      release(&smem.empty[at.stage]);
+      release_stage<1>(&smem.empty[at.stage]);
       add(sum, part, s0, s1);
     }
     more = walk.next(tile);

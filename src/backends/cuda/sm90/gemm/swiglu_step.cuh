@@ -5,6 +5,7 @@
 
 #include "backends/cuda/prim/mbarrier.cuh"
 #include "backends/cuda/prim/wgmma_f8.cuh"
+#include "backends/cuda/sm90/gemm/stage_release.cuh"
 #include "backends/cuda/sm90/gemm/swiglu_epilogue.cuh"
 #include "backends/cuda/sm90/gemm/tile_walk.cuh"
 
@@ -70,27 +71,26 @@ struct WeightScales {
   __device__ float of(int i, int kb) const { return __shfl_sync(~0u, now[i], kb % 32); }
 };
 
-__device__ __forceinline__ void issue(float (&part)[64], std::uint32_t x, std::uint32_t w) {
-  const std::uint64_t a = wgmma_operand(x), b = wgmma_operand(w);
+__device__ __forceinline__ void issue(float (&part)[64], std::uint64_t x, std::uint64_t w) {
   wgmma_fence();
 #pragma unroll
-  for (int i = 0; i < 4; ++i) wgmma_ss_e4m3<128>(part, a + 2 * i, b + 2 * i, i > 0);
+  for (int i = 0; i < 4; ++i) wgmma_ss_e4m3<128>(part, x + 2 * i, w + 2 * i, i > 0);
   wgmma_commit();
 }
 
+// One scale after the other: a register that the next addition reads again need not be fetched again.
 __device__ __forceinline__ void add(float (&sum)[64], float (&part)[64], float s0, float s1) {
   wgmma_hold(part);
 #pragma unroll
-  for (int j = 0; j < 16; ++j) {
-    sum[4 * j] += s0 * part[4 * j];
-    sum[4 * j + 1] += s0 * part[4 * j + 1];
-    sum[4 * j + 2] += s1 * part[4 * j + 2];
-    sum[4 * j + 3] += s1 * part[4 * j + 3];
+  for (int i = 0; i < 64; i += 4) {
+    sum[i] += s0 * part[i];
+    sum[i + 1] += s0 * part[i + 1];
   }
-}
-
-__device__ __forceinline__ void release(Mbarrier* empty) {
-  if (threadIdx.x % 32 == 0) mbarrier_arrive(empty);
+#pragma unroll
+  for (int i = 2; i < 64; i += 4) {
+    sum[i] += s1 * part[i];
+    sum[i + 1] += s1 * part[i + 1];
+  }
 }
 
 }  // namespace trireme::cuda::fused

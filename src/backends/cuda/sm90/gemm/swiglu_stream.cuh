@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "backends/cuda/prim/mbarrier.cuh"
+#include "backends/cuda/sm90/gemm/epilogue.cuh"
 #include "backends/cuda/sm90/gemm/split_sum.cuh"
 #include "backends/cuda/sm90/gemm/tile_walk.cuh"
 
@@ -120,19 +121,20 @@ inline constexpr std::int64_t kStreamSumBytes =
 
 class StreamSums {
  public:
-  // workspace: flags, then [ctas] sums.
-  __device__ StreamSums(void* workspace, int warpgroup)
+  // workspace: flags, then [ctas] sums. none: always_zero.
+  __device__ StreamSums(void* workspace, int warpgroup, std::uint32_t none)
       : flags_(static_cast<std::uint32_t*>(workspace) + warpgroup),
         sums_(reinterpret_cast<float4*>(static_cast<char*>(workspace) + kStreamFlagBytes) +
               warpgroup * kFloat4s + threadIdx.x % 128),
-        barrier_(static_cast<std::uint32_t>(2 + warpgroup)) {}
+        barrier_(static_cast<std::uint32_t>(2 + warpgroup)),
+        none_(none) {}
 
   __device__ void leave(const float (&gate)[64], const float (&up)[64]) const {
     float4* const to = sums_ + static_cast<std::int64_t>(blockIdx.x) * 2 * kFloat4s;
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      __stcg(to + i * 128, make_float4(gate[4 * i], gate[4 * i + 1], gate[4 * i + 2], gate[4 * i + 3]));
-      __stcg(to + (16 + i) * 128, make_float4(up[4 * i], up[4 * i + 1], up[4 * i + 2], up[4 * i + 3]));
+      __stcg(to + i * 128, four(&gate[4 * i]));
+      __stcg(to + (16 + i) * 128, four(&up[4 * i]));
     }
     named_barrier_sync(barrier_, 128);
     if (threadIdx.x % 128 == 0)
@@ -160,9 +162,13 @@ class StreamSums {
 
  private:
   static constexpr int kFloat4s = 32 * 128;  // of a warpgroup
+  __device__ float4 four(const float* v) const {
+    return make_float4(elsewhere(v[0], none_), elsewhere(v[1], none_), elsewhere(v[2], none_),
+                       elsewhere(v[3], none_));
+  }
   std::uint32_t* const flags_;
   float4* const sums_;
-  const std::uint32_t barrier_;
+  const std::uint32_t barrier_, none_;
 };
 
 }  // namespace trireme::cuda::fused

@@ -37,13 +37,11 @@ struct ThinConfig {
   // Weights loaded before the tokens may be: more would keep the first tokens waiting behind them.
   static constexpr int kEarly = kWBytes < 32768 ? 49152 / kWBytes : 1;
   static constexpr int kSmemBytes = kStages * kStageBytes + kOtherBytes;
-  // Steps loaded at a time: bytes beside each other in memory are read soon after each other.
-  static constexpr int kTogether = kTokens <= 32 && kWeights <= 128 ? 4 : 2;
-  static constexpr int kMathWarps = 4 * kWgM * kWgK, kThreads = 32 * (kMathWarps + 1);
+  static constexpr int kMathWarps = 4 * kWgM * kWgK, kThreads = 32 * (kMathWarps + 2);
   // Whether registers hold the tokens' scales while a step is multiplied, so that its stage is free at once.
   static constexpr bool kScalesFirst = kTokens < 64 || kWgK == 1;
   using Sum = SplitSum<4 * kWgM * kOwners, kOwnTokens / 8>;
-  static_assert(kWgM <= 4 && kTokens % 16 == 0 && kStages >= 3 && kEarly <= kStages && kTogether <= kStages);
+  static_assert(kWgM <= 4 && kTokens % 16 == 0 && kStages >= 3 && kEarly <= kStages);
 };
 
 template <class C>
@@ -79,11 +77,10 @@ __device__ __forceinline__ void load_weights(const CUtensorMap* map_w, const Thi
               piece.weights_again ? L2Hint::normal : L2Hint::evict_first);
 }
 
-// The feeding warp: tells the math warps the pieces, and feeds them. It need not wait for them to begin.
+// The warp that feeds weights, and tells the math warps the pieces. It need not wait for them to begin.
 template <class C>
-__device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap* map_w,
-                                     const CUtensorMap* map_scale, const ThinParams& p,
-                                     const ThinSmem<C>& smem) {
+__device__ __forceinline__ void feed_weights(const CUtensorMap* map_w, const ThinParams& p,
+                                             const ThinSmem<C>& smem) {
   const bool leader = threadIdx.x % 32 == 0;
   if (p.counts != nullptr) grid_dependency_wait();
   ThinWalk<C::kTokens, C::kWeights> walk(p);
@@ -97,7 +94,7 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
   __syncthreads();  // the barriers are there
   grid_launch_dependents();
   ThinRing<C::kStages> at;
-  for (ThinRing<C::kPieces> told;; told.advance(1)) {
+  for (ThinRing<C::kPieces> told;; told.next()) {
     mbarrier_wait(&smem.piece_empty[told.stage], told.parity ^ 1);
     if (leader) {
       smem.pieces[told.stage] = piece;
@@ -107,26 +104,38 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
     grid_dependency_wait();
     const int end = piece.k + piece.steps;
 #pragma unroll 1
-    for (int k = piece.k; k < end; k += C::kTogether) {
-      ThinRing<C::kStages> to = at;
-      const int count = min(C::kTogether, end - k);
-      for (int i = 0; i < count; ++i, at.advance(1)) mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
-      if (leader) {
-        ThinRing<C::kStages> of_weights = to;
-#pragma unroll 1
-        for (int i = 0; i < count; ++i, of_weights.advance(1)) {
-          if (early-- <= 0) load_weights<C>(map_w, p, smem, of_weights.stage, piece, k + i);
-        }
-#pragma unroll 1
-        for (int i = 0; i < count; ++i, to.advance(1)) {
-          Mbarrier* full = &smem.full[to.stage];
-          tma_load_2d(smem.x + to.stage * C::kXBytes, map_x, full, (k + i) * 128, piece.row);
-          tma_load_2d(smem.scale + to.stage * C::kScaleStride, map_scale, full, piece.row / 4 * 4, k + i);
-        }
-      }
-      __syncwarp();
+    for (int k = piece.k; k < end; ++k, at.next()) {
+      if (early-- > 0) continue;
+      mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
+      if (leader) load_weights<C>(map_w, p, smem, at.stage, piece, k);
     }
+    __syncwarp();
     piece = walk.next();
+  }
+}
+
+// The warp that feeds tokens. One warp for both was the limit where steps are small.
+template <class C>
+__device__ __forceinline__ void feed_tokens(const CUtensorMap* map_x, const CUtensorMap* map_scale,
+                                            const ThinParams& p, const ThinSmem<C>& smem) {
+  const bool leader = threadIdx.x % 32 == 0;
+  if (p.counts != nullptr) grid_dependency_wait();
+  ThinWalk<C::kTokens, C::kWeights> walk(p);
+  ThinPiece piece = walk.next();
+  __syncthreads();
+  grid_dependency_wait();
+  for (ThinRing<C::kStages> at; piece.steps > 0; piece = walk.next()) {
+    const int end = piece.k + piece.steps, scale_row = piece.row / 4 * 4;
+#pragma unroll 1
+    for (int k = piece.k; k < end; ++k, at.next()) {
+      mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
+      if (leader) {
+        Mbarrier* full = &smem.full[at.stage];
+        tma_load_2d(smem.x + at.stage * C::kXBytes, map_x, full, k * 128, piece.row);
+        tma_load_2d(smem.scale + at.stage * C::kScaleStride, map_scale, full, scale_row, k);
+      }
+    }
+    __syncwarp();
   }
 }
 
@@ -140,6 +149,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   if (warp < C::kMathWarps) {
     __syncthreads();
     multiply_thin<C>(p, smem, warp);
+    return;
+  }
+  if (warp > C::kMathWarps) {
+    feed_tokens<C>(&map_x, &map_scale, p, smem);
     return;
   }
   if (threadIdx.x % 32 == 0) {
@@ -158,7 +171,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     prefetch_tensor_map(&map_scale);
   }
   __syncwarp();
-  feed<C>(&map_x, &map_w, &map_scale, p, smem);
+  feed_weights<C>(&map_w, p, smem);
 }
 
 }  // namespace trireme::cuda

@@ -19,6 +19,12 @@ template <int kStages>
 struct ThinRing {
   int stage = 0;
   std::uint32_t parity = 0;
+  __device__ void next() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
   __device__ void advance(int steps) {
     stage += steps;
     parity ^= static_cast<std::uint32_t>(stage) / kStages & 1;
@@ -183,7 +189,7 @@ __device__ __forceinline__ void multiply_thin(const ThinParams& p, const ThinSme
   float acc[C::kTokens / 2];
   const ThinPiece* last = nullptr;  // multiplied, to be stored when the scales of the next are on their way
   Mbarrier* last_empty = nullptr;
-  for (;; told.advance(1)) {
+  for (;; told.next()) {
     mbarrier_wait(&smem.piece_full[told.stage], told.parity);
     const ThinPiece& piece = smem.pieces[told.stage];
     const int steps = piece.steps;
