@@ -16,19 +16,20 @@ struct TileCost {
   double step, tile;
 };
 constexpr TileCost kCosts[] = {
-    {true, 128, 256, 0.72, 2.7},  {true, 128, 192, 0.58, 1.3},  {true, 128, 128, 0.43, 1.0},
-    {true, 64, 192, 0.56, 2.0},   {true, 64, 128, 0.47, 1.2},   {true, 64, 64, 0.34, 0.7},
-    {true, 32, 256, 0.46, 0.9},   {true, 32, 128, 0.33, 0.8},   {true, 32, 64, 0.30, 0.6},
+    {true, 128, 256, 0.69, 2.4},  {true, 128, 192, 0.555, 1.3}, {true, 128, 128, 0.402, 0.9},
+    {true, 64, 192, 0.44, 2.7},   {true, 64, 128, 0.34, 1.0},   {true, 64, 64, 0.238, 0.1},
+    {true, 32, 256, 0.58, 0.1},   {true, 32, 128, 0.16, 2.0},   {true, 32, 64, 0.18, 0.4},
     {false, 128, 256, 0.72, 2.7}, {false, 128, 128, 0.43, 1.0},
 };
-constexpr TileCost kCublasLt = {true, 128, 128, 0.38, 1.0};  // as its times look from outside
-constexpr double kLaunch = 7.5;                              // to the first step, and from the last
-constexpr double kPair = 0.3, kPairStep = 0.98;              // two CTAs that share weights
-constexpr double kMeet = 3.0;                                // sharing a tile's K
-constexpr double kSlice = 2.6, kWideSlice = 7.0;  // adding what one more CTA has of 128 columns; of 256
-constexpr double kThinMeet = 3.5;                 // the same of the thin kernel
-constexpr double kInTurn = 1.05;                  // what tiles in turn cost where loads are uneven
-constexpr double kBytesPerUs = 3.85e6;            // of weights, from memory
+constexpr double kLaunch = 9.0, kThinLaunch = 6.6;           // to the first step, and from the last
+constexpr TileCost kCublasLt = {true, 128, 128, 0.39, 2.1};  // as its times look from outside
+constexpr double kCublasLtLaunch = 1.2;
+constexpr double kPair = 0.3, kPairStep = 0.99;    // two CTAs that share weights
+constexpr double kMeet = 4.2;                      // sharing a tile's K
+constexpr double kSlice = 1.7, kWideSlice = 17.0;  // adding what one more CTA has of 128 columns; of 256
+constexpr double kThinMeet = 7.2;                  // the same of the thin kernel
+constexpr double kAgain = 0.37;                    // of the weights, for each more row block of thin tiles
+constexpr double kBytesPerUs = 3.73e6;             // of weights, from memory
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
@@ -68,24 +69,21 @@ double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::in
   return rounds * (d(steps) * c.step * (t.cluster > 1 ? kPairStep : 1) + c.tile) + adding;
 }
 
-double cost_of_loads(const GemmShape& s, const TileCost& c, const GemmTile& t, bool even) {
+double cost_of_loads(const GemmShape& s, const TileCost& c, const GemmTile& t, double launch, bool even) {
   const std::int64_t k_bytes = s.fp8 ? s.k : 2 * s.k;
   const std::int64_t tall = row_blocks(s, std::int64_t{t.bm} * t.cluster, even);
-  // The thin kernel's row blocks of one group do not run side by side: each reads the weights anew.
-  const double reads = t.bm < kTallRows ? d(std::max(tall, s.groups)) : d(s.groups);
-  const double memory = reads * d(s.n) * d(k_bytes) / kBytesPerUs;
+  const double again = t.bm < kTallRows ? kAgain * d(std::max(tall - s.groups, std::int64_t{0})) : 0;
+  const double memory = (d(s.groups) + again) * d(s.n) * d(k_bytes) / kBytesPerUs;
   // The longer of the two, and somewhat more where they are alike.
   const double both =
       std::cbrt(std::pow(compute(s, c, t, blocks(k_bytes, 128), tall), 3) + std::pow(memory, 3));
-  // CTAs that share tiles do not take them as they come free.
-  const double late = !even && t.split > 1 && t.bm >= kTallRows ? kInTurn : 1;
-  return kLaunch + both * late + (t.cluster > 1 ? kPair : 0);
+  return launch + both + (t.cluster > 1 ? kPair : 0);
 }
 
 // Experts' rows are only known about: between even and Zipf's law.
-double cost(const GemmShape& s, const TileCost& c, const GemmTile& t) {
-  const double even = cost_of_loads(s, c, t, true);
-  return s.groups == 1 || s.even ? even : (even + cost_of_loads(s, c, t, false)) / 2;
+double cost(const GemmShape& s, const TileCost& c, const GemmTile& t, double launch) {
+  const double even = cost_of_loads(s, c, t, launch, true);
+  return s.groups == 1 || s.even ? even : (even + cost_of_loads(s, c, t, launch, false)) / 2;
 }
 
 }  // namespace
@@ -96,10 +94,12 @@ double gemm_microseconds(const GemmShape& s, int variant) {
     return m.fp8 == s.fp8 && m.bm == t.bm && m.bn == t.bn;
   });
   if (c == std::end(kCosts) || t.cluster > s.sms) return std::numeric_limits<double>::infinity();
-  return cost(s, *c, t);
+  return cost(s, *c, t, t.bm < kTallRows ? kThinLaunch : kLaunch);
 }
 
-double cublaslt_microseconds(const GemmShape& s) { return cost(s, kCublasLt, {128, 128, 1}); }
+double cublaslt_microseconds(const GemmShape& s) {
+  return cost(s, kCublasLt, {128, 128, 1}, kCublasLtLaunch);
+}
 
 int choose_gemm_tile(const GemmShape& s) {
   const int count = s.fp8 ? kFp8TileCount : kBf16TileCount;
