@@ -16,7 +16,7 @@ TEST(DenseChoice, FollowsWhatWasMeasured) {
   EXPECT_FALSE(cublaslt_is_faster(4096, 7168, 16384));  // 111%
   EXPECT_FALSE(cublaslt_is_faster(4096, 24576, 1536));  // 109%
   EXPECT_FALSE(cublaslt_is_faster(1, 129280, 7168));
-  EXPECT_TRUE(cublaslt_is_faster(128, 24576, 1536));  // 87%
+  EXPECT_TRUE(cublaslt_is_faster(256, 24576, 1536));  // 90%
   EXPECT_TRUE(cublaslt_is_faster(192, 7168, 16384));  // 83%
   EXPECT_TRUE(cublaslt_is_faster(256, 7168, 16384));  // 89%
   EXPECT_TRUE(cublaslt_is_faster(512, 4096, 7168));   // 89%

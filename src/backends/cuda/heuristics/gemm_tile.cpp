@@ -16,20 +16,21 @@ struct TileCost {
   double step, tile;
 };
 constexpr TileCost kCosts[] = {
-    {true, 128, 256, 0.69, 2.4},  {true, 128, 192, 0.555, 1.3}, {true, 128, 128, 0.402, 0.9},
-    {true, 64, 192, 0.44, 2.7},   {true, 64, 128, 0.34, 1.0},   {true, 64, 64, 0.238, 0.1},
-    {true, 32, 256, 0.58, 0.1},   {true, 32, 128, 0.16, 2.0},   {true, 32, 64, 0.18, 0.4},
+    {true, 128, 256, 0.661, 3.4}, {true, 128, 192, 0.560, 1.6}, {true, 128, 128, 0.402, 1.1},
+    {true, 64, 192, 0.477, 2.3},  {true, 64, 128, 0.304, 2.2},  {true, 64, 64, 0.233, 0.1},
+    {true, 32, 256, 0.519, 0.9},  {true, 32, 128, 0.153, 2.0},  {true, 32, 64, 0.177, 0.3},
     {false, 128, 256, 0.72, 2.7}, {false, 128, 128, 0.43, 1.0},
 };
-constexpr double kLaunch = 9.0, kThinLaunch = 6.6;           // to the first step, and from the last
-constexpr TileCost kCublasLt = {true, 128, 128, 0.39, 2.1};  // as its times look from outside
-constexpr double kCublasLtLaunch = 1.2;
-constexpr double kPair = 0.3, kPairStep = 0.99;    // two CTAs that share weights
-constexpr double kMeet = 4.2;                      // sharing a tile's K
-constexpr double kSlice = 1.7, kWideSlice = 17.0;  // adding what one more CTA has of 128 columns; of 256
-constexpr double kThinMeet = 7.2;                  // the same of the thin kernel
-constexpr double kAgain = 0.37;                    // of the weights, for each more row block of thin tiles
-constexpr double kBytesPerUs = 3.73e6;             // of weights, from memory
+constexpr double kLaunch = 8.0, kThinLaunch = 7.0;  // to the first step, and from the last
+// As its times look from outside.
+constexpr TileCost kCublasLt = {true, 128, 128, 0.357, 1.67};
+constexpr double kCublasLtLaunch = 6.3;
+constexpr double kPair = 0.3, kPairStep = 0.99;     // two CTAs that share weights
+constexpr double kMeet = 10.0;                      // sharing a tile's K
+constexpr double kSlice = 0.05, kWideSlice = 10.2;  // adding what one more CTA has of 128 columns; of 256
+constexpr double kThinMeet = 6.6;                   // the same of the thin kernel
+constexpr double kAgain = 0.36;                     // of the weights, for each more row block of thin tiles
+constexpr double kBytesPerUs = 3.8e6;               // of weights, from memory
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 

@@ -20,9 +20,8 @@ static_assert(std::size(kFusedTile) == kSwigluTileCount && std::size(kFusedStep)
 constexpr double kLaunch = 7.0;
 constexpr double kSecondLaunch = 2.5, kPassBytesPerUs = 3.5e6;  // of SwiGLU by itself
 constexpr double kWeightBytesPerUs = 4.1e6;
-constexpr double kApart = 1.15;  // what it costs that CTAs read the same weights at different times
-constexpr double kAlike =
-    1.03;  // these numbers do not tell such costs apart: then fused, for its fewer bytes
+constexpr double kApart = 1.40;     // what it costs that CTAs read the same weights at different times
+constexpr double kClearly = 0.985;  // below it these numbers tell two costs apart
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
@@ -107,7 +106,7 @@ int choose_swiglu_tile(const SwigluShape& s) {
 }
 
 bool swiglu_fused_is_faster(const SwigluShape& s) {
-  return fused_cost(s, choose_swiglu_tile(s)) < kAlike * parts_cost(s);
+  return fused_cost(s, choose_swiglu_tile(s)) < kClearly * parts_cost(s);
 }
 
 }  // namespace trireme::cuda

@@ -22,12 +22,10 @@ TEST(SwigluChoice, PairsWhereEveryExpertHasManyRows) {
   }
 }
 
-// As measured with Zipf's law: 77 us against 97 apart, 106 against 115.
-TEST(SwigluChoice, UnevenLoadsOfFewRoundsShareTiles) {
-  for (const std::int64_t rows : {256, 512}) {
-    EXPECT_TRUE(tile(experts(4, rows)).shared) << rows;
-    EXPECT_TRUE(swiglu_fused_is_faster(experts(4, rows))) << rows;
-  }
+// The product alone has tiles of other widths, which fill the last round better.
+TEST(SwigluChoice, PartsWhereUnevenLoadsMakeFewRounds) {
+  EXPECT_FALSE(swiglu_fused_is_faster(experts(4, 256)));
+  EXPECT_FALSE(swiglu_fused_is_faster(experts(4, 512)));
   EXPECT_TRUE(swiglu_fused_is_faster(experts(9, 3640)));
 }
 
