@@ -1,8 +1,8 @@
 #pragma once
 // The GEMM kernel for few tokens, where the time is that of reading the weights: rows of the weights take the
 // side of the multiply that comes in 64s, tokens the side that comes in 8s, and the sums are transposed on
-// their way out. One warp feeds a ring of stages in shared memory; three or four warpgroups multiply,
-// so that the latency of a step of one hides behind the others.
+// their way out. Two warps feed a ring of stages in shared memory, one with weights and one with tokens;
+// three or four warpgroups multiply, so that the latency of a step of one hides behind the others.
 
 #include <cuda.h>
 
