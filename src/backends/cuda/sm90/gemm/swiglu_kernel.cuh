@@ -100,7 +100,7 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
 
 // A tile's steps: the tensor core's sums keep few bits, so each step of 128 is added in float32, scaled. What
 // can goes in the shadow of a multiply, as in math_loop.cuh.
-template <int kPair>
+template <int kPair, int kUnroll>
 __device__ __forceinline__ void sum_steps(float (&gate)[64], float (&up)[64], const Smem& smem,
                                           Ring<kStages>& at, WeightScales<2>& weights, int k_blocks,
                                           int wg_row, int scale_row) {
@@ -117,7 +117,7 @@ __device__ __forceinline__ void sum_steps(float (&gate)[64], float (&up)[64], co
   };
   float4 now = scales(0), next = {};
   int kb = 0;
-#pragma unroll 2
+#pragma unroll kUnroll
   do {
     const std::uint64_t x = x0 + static_cast<std::uint32_t>(at.stage * (kXBytes / 16));
     const std::uint64_t w = w0 + static_cast<std::uint32_t>(at.stage * (2 * kWBytes / 16));
@@ -184,7 +184,7 @@ __device__ __forceinline__ void multiply(const SwigluParams& p, const Smem& smem
       continue;
     }
     float gate[64] = {}, up[64] = {};
-    sum_steps<kPair>(gate, up, smem, at, scales, count, wg_row, row + now.row % 4);
+    sum_steps<kPair, kStream ? 4 : 8>(gate, up, smem, at, scales, count, wg_row, row + now.row % 4);
     more = walk.next(next);
     if (more)
       scales.begin(p.gemm, next.tile, 0, next.first, next.count);  // on their way while this is stored
