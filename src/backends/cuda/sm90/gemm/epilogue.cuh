@@ -119,7 +119,7 @@ __device__ __forceinline__ void store_f32(const float* acc, float* out, std::int
 // What GemmParams says beyond the product. acc: 64 rows by 2 * kCount columns from (row, col) on, of which
 // `rows` and `cols` exist.
 template <int kCount>
-__device__ __forceinline__ void finish(float (&acc)[kCount], const GemmParams& p, int row, int col, int rows,
+__device__ __forceinline__ void finish(float* acc, const GemmParams& p, int row, int col, int rows,
                                        int cols) {
   if (p.row_weight == nullptr && p.bias == nullptr && p.residual == nullptr) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;

@@ -32,13 +32,14 @@ struct GemmConfig {
   static constexpr int kStageBytes = kXBytes + kWBytes + kScaleBytes;
   static constexpr int kChunks = kPartN / 64, kChunkBytes = 64 * 128;  // of a part: 64 rows of 64 columns
   static constexpr int kStoreBytes = 2 * kChunks * kChunkBytes;
+  static constexpr int kStagedParts = kNi > 1 ? kNi - 1 : 1;  // see hand_over
   static constexpr int kPlaces = 4;
   static constexpr int kOtherBytes = 512;  // pieces and barriers
   static constexpr int kSmemMost = 227 * 1024 - kOtherBytes - kStoreBytes;
   static constexpr int kStages = kSmemMost / kStageBytes < 12 ? kSmemMost / kStageBytes : 12;
   static constexpr int kSmemBytes = kStages * kStageBytes + kStoreBytes + kOtherBytes;
   static constexpr int kThreads = 384, kMathWarps = 8;
-  static constexpr int kUnroll = kBn > 128 ? 8 : 1;  // steps of FP8 at a time, as measured
+  static constexpr int kUnroll = kBn > 128 ? 4 : 1;  // steps of FP8 at a time, as measured
   // Of a wide tile the sums take most registers: they are parked while they meet others.
   static constexpr bool kParked = kBn > 128;
   using Sum = SplitSum<kMathWarps, kBn / 8, kParked>;
@@ -145,7 +146,8 @@ __device__ __forceinline__ void send(const CUtensorMap* map_out, const GemmParam
   for (GemmPiece piece = smem.pieces.hear(); piece.steps > 0; piece = smem.pieces.hear()) {
     const GemmTilePlace tile = own_part<C>(piece.tile, rank);
     if (!is_staged(p, piece, tile.rows - 64 * wg)) continue;
-    for (int col = tile.col; col < tile.col + C::kBn && col < p.n; col += C::kPartN) {
+    const int end = min(tile.col + C::kStagedParts * C::kPartN, p.n);
+    for (int col = tile.col; col < end; col += C::kPartN) {
       mbarrier_wait(&smem.staged[wg], parity);
       parity ^= 1;
       if (threadIdx.x % 32 == 0) {
