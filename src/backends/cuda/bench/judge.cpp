@@ -32,6 +32,21 @@ std::vector<i32> zipf_sizes(i64 parts, i64 total, u64 seed) {
   return sizes;
 }
 
+std::vector<i32> drawn_sizes(i64 parts, i64 total) {
+  const double mean = static_cast<double>(total) / static_cast<double>(parts), deviation = std::sqrt(mean);
+  std::vector<i32> sizes;
+  double through = 0;
+  i64 given = 0;
+  for (i64 i = 0; i < parts; ++i) {
+    // The last of an odd number has neither more nor less, so that all add up.
+    through += i + 1 == parts && parts % 2 == 1 ? mean : mean + (i % 2 == 0 ? deviation : -deviation);
+    const i64 end = i + 1 == parts ? total : std::clamp<i64>(std::llround(through), given, total);
+    sizes.push_back(static_cast<i32>(end - given));
+    given = end;
+  }
+  return sizes;
+}
+
 std::vector<double> over_neighbours(std::span<const i64> rows, std::span<const double> us) {
   std::vector<double> ratios(rows.size(), 0.0);
   const auto place = [&](std::size_t i) { return std::log(static_cast<double>(rows[i])); };

@@ -14,6 +14,8 @@ inline constexpr double kCliffBar = 1.25, kSkewBar = 1.15;
 // Sizes proportional to 1, 1/2, 1/3, ... (Zipf's law with exponent 1) that add up to `total`, in an order
 // that depends on `seed` alone. REQUIRES: parts >= 1, total >= 0.
 std::vector<i32> zipf_sizes(i64 parts, i64 total, u64 seed);
+// Sizes as drawing `total` one by one leaves them: a standard deviation more than the mean and less by turns.
+std::vector<i32> drawn_sizes(i64 parts, i64 total);
 
 // Of each point: its time over that of the straight line between its two neighbours, where both rows and time
 // are logarithmic. 0 for the first and the last. REQUIRES: `rows` ascend, as many as `us`, all positive.

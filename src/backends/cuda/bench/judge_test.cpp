@@ -31,6 +31,23 @@ TEST(ZipfSizes, AddUpToTheTotalWhateverRoundingLeaves) {
     }
 }
 
+TEST(DrawnSizes, LieAStandardDeviationAboutTheMean) {
+  EXPECT_THAT(drawn_sizes(4, 1024), ElementsAre(272, 240, 272, 240));
+  EXPECT_THAT(drawn_sizes(3, 300), ElementsAre(110, 90, 100));
+  EXPECT_THAT(drawn_sizes(1, 7), ElementsAre(7));
+}
+
+TEST(DrawnSizes, AddUpToTheTotalAndAreNeverNegative) {
+  for (const i64 parts : {1, 2, 9, 64, 256}) {
+    for (const i64 total : {1, 5, 64, 1000, 16384}) {
+      const auto sizes = drawn_sizes(parts, total);
+      ASSERT_EQ(static_cast<i64>(sizes.size()), parts);
+      ASSERT_EQ(std::accumulate(sizes.begin(), sizes.end(), i64{0}), total);
+      for (const i32 size : sizes) ASSERT_GE(size, 0) << parts << " of " << total;
+    }
+  }
+}
+
 TEST(ZipfSizes, LieInAnOrderThatTheSeedFixes) {
   EXPECT_EQ(zipf_sizes(64, 16384, 5), zipf_sizes(64, 16384, 5));
   EXPECT_NE(zipf_sizes(64, 16384, 5), zipf_sizes(64, 16384, 6));

@@ -12,6 +12,12 @@ namespace {
 using Variant = std::function<cudaError_t(int)>;
 constexpr int kRival = -1;
 
+std::vector<i32> sizes_of(const TuneShape& c) {
+  if (c.layout == ProductRows::kZipf) return zipf_sizes(c.experts, c.experts * c.m, kSkewSeed);
+  if (c.layout == ProductRows::kDrawn) return drawn_sizes(c.experts, c.experts * c.m);
+  return even_sizes(c.experts, c.m);
+}
+
 GemmRows rows_of(RowMemory& m, const TuneShape& c) {
   if (c.layout == ProductRows::kMasked)
     return masked_rows(c.experts, c.m, m.copy(even_sizes(c.experts, c.m)));
@@ -20,10 +26,8 @@ GemmRows rows_of(RowMemory& m, const TuneShape& c) {
   if (c.layout == ProductRows::kDense) return r;
   r.layout = RowLayout::packed;
   r.experts = static_cast<int>(c.experts);
-  if (c.layout == ProductRows::kPacked) r.rows_hint = c.m;  // with Zipf's law, serving's not knowing
-  const auto sizes =
-      c.layout == ProductRows::kZipf ? zipf_sizes(c.experts, r.rows, kSkewSeed) : even_sizes(c.experts, c.m);
-  r.counts = m.copy(ends_of(sizes)).data();
+  if (c.layout == ProductRows::kPacked) r.rows_hint = c.m;  // else serving's not knowing
+  r.counts = m.copy(ends_of(sizes_of(c))).data();
   return r;
 }
 
@@ -98,7 +102,7 @@ Result<TuneRow> tune(BenchSession& s, const TuneShape& c) {
                                  .n = c.n,
                                  .k = c.k,
                                  .sms = s.device().chip().units,
-                                 .even = c.layout != ProductRows::kZipf});
+                                 .even = c.layout != ProductRows::kZipf && c.layout != ProductRows::kDrawn});
   row.serving_cublaslt = row.cublaslt_us > 0 && (!c.fp8 || cublaslt_is_faster(c.m, c.n, c.k));
   return row;
 }

@@ -7,15 +7,15 @@
 
 namespace trireme::cuda {
 
-// As RowLayout in sm90/gemm/gemm.h; kZipf: packed, and loads follow Zipf's law.
-enum class ProductRows : u8 { kDense, kPacked, kMasked, kZipf };
+// As RowLayout in sm90/gemm/gemm.h; kZipf, kDrawn: packed, with zipf_sizes and drawn_sizes of judge.h.
+enum class ProductRows : u8 { kDense, kPacked, kMasked, kZipf, kDrawn };
 const char* to_string(ProductRows);
 
 struct TuneShape {
   std::string what{};
   bool fp8 = true;
   ProductRows layout = ProductRows::kDense;
-  i64 experts = 1, m = 0, n = 0, k = 0;  // m: rows of each expert, of kZipf in the mean
+  i64 experts = 1, m = 0, n = 0, k = 0;  // m: rows of each expert, of kZipf and kDrawn in the mean
   bool out_f32 = false;
 
   std::string kernel() const;  // "gemm_fp8 packed"

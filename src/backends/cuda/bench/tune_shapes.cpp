@@ -34,6 +34,8 @@ const char* to_string(ProductRows layout) {
       return "packed";
     case ProductRows::kZipf:
       return "Zipf";
+    case ProductRows::kDrawn:
+      return "drawn";
     case ProductRows::kMasked:
       break;
   }
@@ -64,15 +66,17 @@ std::vector<TuneShape> tune_shapes(const std::vector<i64>& rows) {
   for (const auto& c : kGrouped)
     take({c.what, c.fp8, c.masked ? ProductRows::kMasked : ProductRows::kPacked, c.experts, c.m, c.n, c.k});
   for (const auto& c : kSkewed)
-    take({c.what, true, ProductRows::kZipf, c.experts, c.rows / c.experts, c.n, c.k});
+    for (const auto rows_are : {ProductRows::kZipf, ProductRows::kDrawn})
+      take({c.what, true, rows_are, c.experts, c.rows / c.experts, c.n, c.k});
   const std::vector<i64> listed(std::begin(kTuneRows), std::end(kTuneRows));
   for (const auto& p : kProjections) {
     for (const i64 m : rows.empty() ? listed : rows) {
       if (m > p.most_rows || (rows.empty() && m * p.experts > kMostTuneRows)) continue;
       take({fmt::format("V3 {}", p.what), p.fp8, p.experts > 0 ? ProductRows::kPacked : ProductRows::kDense,
             std::max<i64>(1, p.experts), m, p.n, p.k, p.out_f32});
-      if (p.experts > 1)
-        take({fmt::format("V3 {}", p.what), p.fp8, ProductRows::kZipf, p.experts, m, p.n, p.k, p.out_f32});
+      if (p.experts < 2) continue;
+      for (const auto rows_are : {ProductRows::kZipf, ProductRows::kDrawn})
+        take({fmt::format("V3 {}", p.what), p.fp8, rows_are, p.experts, m, p.n, p.k, p.out_f32});
     }
   }
   return shapes;

@@ -27,6 +27,7 @@ constexpr TileCost kCublasLt = {true, 128, 128, 0.357, 1.67};
 constexpr double kCublasLtLaunch = 6.3;
 constexpr double kPair = 0.3, kPairStep = 0.99;  // two CTAs that share weights
 constexpr double kMeet = 10.0;                   // sharing a tile's K
+constexpr double kGatherCost = 2.5;               // exchanging sums within a cluster
 constexpr double kWideSlice = 10.2;              // adding what one more CTA has, where tiles have 256 columns
 constexpr double kThinMeet = 6.6;                // the same of the thin kernel
 constexpr double kAgain = 0.36;                  // of the weights, for each more row block of thin tiles
@@ -57,6 +58,11 @@ double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::in
     const std::int64_t used = std::clamp<std::int64_t>(tiles * steps / kLeastThinSteps, 1, ctas);
     return d(tiles * steps) / d(used) * c.step + c.tile * std::max(1.0, d(tiles) / d(ctas)) +
            (tiles % ctas != 0 ? kThinMeet : 0);
+  }
+  if (t.split == kGather) {
+    const int sharers = gather_ctas(tiles, static_cast<int>(steps), s.sms);
+    if (sharers < 2) return std::numeric_limits<double>::infinity();
+    return d(blocks(steps, sharers)) * c.step + c.tile + kGatherCost;
   }
   double rounds = d(blocks(tiles, ctas)), adding = 0;
   const std::int64_t left = tiles % ctas;
@@ -109,6 +115,15 @@ int choose_gemm_tile(const GemmShape& s) {
     if (gemm_microseconds(s, i) < gemm_microseconds(s, best)) best = i;
   }
   return best;
+}
+
+int gather_ctas(std::int64_t tiles, int k_blocks, int sms) {
+  constexpr int kLeastSteps = 4, kSms = 132;
+  constexpr int kAtOnce[kGatherMost + 1] = {0, 132, 66, 39, 30, 22, 17, 15, 15};  // clusters, on an H200
+  for (int ctas = kGatherMost; ctas > 1; --ctas) {
+    if (tiles <= std::int64_t{kAtOnce[ctas]} * sms / kSms && k_blocks >= kLeastSteps * ctas) return ctas;
+  }
+  return 1;
 }
 
 int least_split_steps(int k_blocks) { return std::max(4, k_blocks / 6); }

@@ -17,7 +17,8 @@ struct Kernel {
 constexpr Kernel kFp8Kernels[] = {{256, 1, 1, launch_fp8_128x256},       {256, 2, 1, launch_fp8_128x256_pair},
                                   {256, 1, 2, launch_fp8_128x256_split}, {192, 1, 1, launch_fp8_128x192},
                                   {192, 2, 1, launch_fp8_128x192_pair},  {128, 1, 1, launch_fp8_128x128},
-                                  {128, 1, 2, launch_fp8_128x128_split}};
+                                  {128, 1, 2, launch_fp8_128x128_split},
+                                  {128, 1, kGather, launch_fp8_128x128_gather}};
 constexpr Kernel kBf16Kernels[] = {{256, 1, 1, launch_bf16_128x256},
                                    {256, 2, 1, launch_bf16_128x256_pair},
                                    {128, 1, 1, launch_bf16_128x128}};
@@ -118,7 +119,7 @@ cudaError_t start_thin(const GemmFp8Args& a, const GemmTile& tile, int sms, cuda
   return cudaErrorInvalidValue;
 }
 
-cudaError_t start(const Problem& p, bool fp8, const GemmTile& tile, int sms, GemmLaunch& l) {
+cudaError_t start(const Problem& p, bool fp8, GemmTile tile, int sms, GemmLaunch& l) {
   const MapType type = fp8 ? MapType::u8 : MapType::bf16;
   const std::uint32_t bytes = fp8 ? 1 : 2;
   const auto rows = static_cast<std::uint64_t>(p.rows.rows), n = static_cast<std::uint64_t>(p.n);
@@ -170,7 +171,18 @@ cudaError_t start(const Problem& p, bool fp8, const GemmTile& tile, int sms, Gem
     g.taken = taken_counter(p.workspace.data);
   const std::int64_t tiles = most_row_blocks(p.rows, kBm * tile.cluster) * blocks(p.n, tile.bn);
   std::int64_t clusters = sms / tile.cluster;
-  if (tile.split > 1 && holds_sums(p.workspace, sms, tile.bn)) {
+  l.cluster = tile.cluster;
+  if (tile.split == kGather) {
+    g.split = gather_ctas(tiles, g.k_blocks, sms);
+    while (g.split > 1 && clusters_fp8_128x128_gather(g.split) < tiles) --g.split;
+    if (g.split > 1) {
+      clusters = tiles;
+      l.cluster = g.split;
+    } else {
+      tile.split = 1;
+    }
+  }
+  if (tile.split == 2 && holds_sums(p.workspace, sms, tile.bn)) {
     g.split_least = least_split_steps(g.k_blocks);
     auto* const workspace = static_cast<char*>(p.workspace.data);
     g.split_place = {reinterpret_cast<std::uint32_t*>(workspace),
@@ -178,7 +190,7 @@ cudaError_t start(const Problem& p, bool fp8, const GemmTile& tile, int sms, Gem
   } else if (tiles < clusters) {
     clusters = tiles;
   }
-  l.ctas = static_cast<int>(clusters) * tile.cluster;
+  l.ctas = static_cast<int>(clusters) * l.cluster;
   if (l.ctas == 0) return cudaErrorInvalidValue;
   for (const Kernel& kernel :
        fp8 ? std::span<const Kernel>(kFp8Kernels) : std::span<const Kernel>(kBf16Kernels)) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string>
 
+#include "backends/cuda/heuristics/gemm_tile.h"
 #include "backends/cuda/heuristics/swiglu_choice.h"
 #include "backends/cuda/sm90/gemm/gemm_swiglu.h"
 #include "backends/cuda/sm90/gemm/gemm_testing.cuh"
@@ -19,20 +20,23 @@ struct Case {
   RowLayout layout;
   int experts, m, n, k;  // m: rows of each expert; n: of the output
   int max_m;
-  bool uneven = false;  // packed only
+  Loads loads = Loads::even;  // packed only
 };
 
 constexpr Case kCases[] = {
     {"packed-4x512-n2048-k7168", RowLayout::packed, 4, 512, 2048, 7168, 0},
     {"masked-4x512-n2048-k7168", RowLayout::masked, 4, 512, 2048, 7168, 1024},
     {"packed-8x1024-n2048-k7168", RowLayout::packed, 8, 1024, 2048, 7168, 0},
-    {"uneven-4x512-n2048-k7168", RowLayout::packed, 4, 512, 2048, 7168, 0, true},
-    {"uneven-9x512-n2048-k7168", RowLayout::packed, 9, 512, 2048, 7168, 0, true},
+    {"uneven-4x512-n2048-k7168", RowLayout::packed, 4, 512, 2048, 7168, 0, Loads::zipf},
+    {"uneven-9x512-n2048-k7168", RowLayout::packed, 9, 512, 2048, 7168, 0, Loads::zipf},
     {"packed-9x512-n2048-k7168", RowLayout::packed, 9, 512, 2048, 7168, 0},
-    {"uneven-4x256-n2048-k7168", RowLayout::packed, 4, 256, 2048, 7168, 0, true},
-    {"uneven-4x128-n2048-k7168", RowLayout::packed, 4, 128, 2048, 7168, 0, true},
-    {"uneven-8x1024-n2048-k7168", RowLayout::packed, 8, 1024, 2048, 7168, 0, true},
-    {"uneven-32x128-n2048-k7168", RowLayout::packed, 32, 128, 2048, 7168, 0, true},
+    {"uneven-4x256-n2048-k7168", RowLayout::packed, 4, 256, 2048, 7168, 0, Loads::zipf},
+    {"uneven-4x128-n2048-k7168", RowLayout::packed, 4, 128, 2048, 7168, 0, Loads::zipf},
+    {"uneven-8x1024-n2048-k7168", RowLayout::packed, 8, 1024, 2048, 7168, 0, Loads::zipf},
+    {"uneven-32x128-n2048-k7168", RowLayout::packed, 32, 128, 2048, 7168, 0, Loads::zipf},
+    {"drawn-4x256-n2048-k7168", RowLayout::packed, 4, 256, 2048, 7168, 0, Loads::drawn},
+    {"drawn-4x128-n2048-k7168", RowLayout::packed, 4, 128, 2048, 7168, 0, Loads::drawn},
+    {"drawn-4x512-n2048-k7168", RowLayout::packed, 4, 512, 2048, 7168, 0, Loads::drawn},
     {"packed-4x256-n2048-k7168", RowLayout::packed, 4, 256, 2048, 7168, 0},
     {"packed-4x128-n2048-k7168", RowLayout::packed, 4, 128, 2048, 7168, 0},
     {"packed-4x64-n2048-k7168", RowLayout::packed, 4, 64, 2048, 7168, 0},
@@ -69,7 +73,7 @@ class Bench {
         codes_(size(rows_) * size(c.n)),
         scale_(size(c.n / 128) * size(rows_)),
         flush_(std::size_t{256} << 20),
-        workspace_(size(gemm_swiglu_workspace_bytes(132))) {
+        workspace_(size(std::max(gemm_swiglu_workspace_bytes(132), gemm_workspace_bytes(132)))) {
     must(cudaMemset(workspace_.get(), 0, workspace_.bytes()), "workspace");
     fill_normal<<<2048, 256>>>(x_.get(), x_.bytes(), 1, 100.0f);
     fill_normal<<<2048, 256>>>(w_.get(), w_.bytes(), 2, 100.0f);
@@ -79,12 +83,20 @@ class Bench {
   }
 
   void compare() {
-    const double product = time([&] { return gemm(); });
+    int best = 0;
+    std::vector<double> product;
+    for (int v = 0; v < kFp8TileCount; ++v) {
+      product.push_back(time([&] { return gemm(v); }));
+      if (product[size(v)] < product[size(best)]) best = v;
+    }
     const double two = time([&] {
-      const cudaError_t e = gemm();
+      const cudaError_t e = gemm(best);
       return e != cudaSuccess ? e : swiglu();
     });
-    std::printf("%-28s product %7.1f us, product and swiglu %7.1f\n", c_.name, product, two);
+    const int v0 = choose_gemm_tile(
+        {.rows_per_group = c_.m, .groups = c_.experts, .n = 2 * c_.n, .k = c_.k, .even = c_.loads == Loads::even});
+    std::printf("%-28s product %7.1f us by v%d (v%d, chosen: %.1f), product and swiglu %7.1f\n", c_.name,
+                product[size(best)], best, v0, product[size(v0)], two);
     const double flops = 4.0 * c_.experts * c_.m * c_.n * c_.k;
     for (int v = 0; v < kSwigluTileCount; ++v) {
       if (c_.m > 256 && kSwigluTiles[v].bm < 128) continue;
@@ -99,16 +111,8 @@ class Bench {
   }
 
  private:
-  // uneven: expert e has 1 / (e + 1) of what the first has.
   static std::vector<int> counts(const Case& c) {
-    std::vector<int> v;
-    double share = 0, sum = 0;
-    for (int e = 0; e < c.experts; ++e) sum += 1.0 / (e + 1);
-    for (int e = 0; e < c.experts; ++e) {
-      share += c.uneven ? 1.0 / (e + 1) / sum : 1.0 / c.experts;
-      v.push_back(c.layout == RowLayout::packed ? static_cast<int>(share * c.experts * c.m + 0.5) : c.m);
-    }
-    return v;
+    return expert_counts(c.loads, c.experts, c.m, c.layout == RowLayout::packed);
   }
   GemmRows rows() const {
     GemmRows r;
@@ -117,12 +121,12 @@ class Bench {
     r.counts = c_.layout == RowLayout::dense ? nullptr : ends_.get();
     r.rows = rows_;
     r.max_m = c_.max_m;
-    if (!c_.uneven) r.rows_hint = c_.m;
+    if (c_.loads == Loads::even) r.rows_hint = c_.m;
     return r;
   }
   int chosen() const {
     return choose_swiglu_tile(
-        {.rows_per_group = c_.m, .groups = c_.experts, .n = c_.n, .k = c_.k, .even = !c_.uneven});
+        {.rows_per_group = c_.m, .groups = c_.experts, .n = c_.n, .k = c_.k, .even = c_.loads == Loads::even});
   }
   cudaError_t fused(int variant) {
     GemmSwigluArgs a;
@@ -137,7 +141,7 @@ class Bench {
     a.workspace_bytes = static_cast<std::int64_t>(workspace_.bytes());
     return gemm_swiglu(a, nullptr);
   }
-  cudaError_t gemm() {
+  cudaError_t gemm(int variant) {
     GemmFp8Args a;
     a.x = x_.get(), a.x_stride = c_.k;
     a.x_scale = x_scale_.get(), a.x_scale_stride = rows_;
@@ -145,6 +149,8 @@ class Bench {
     a.out = gate_up_.get(), a.out_stride = 2 * c_.n;
     a.n = 2 * c_.n, a.k = c_.k;
     a.rows = rows();
+    a.workspace = {workspace_.get(), static_cast<std::int64_t>(workspace_.bytes())};
+    a.variant = variant;
     return gemm_fp8(a, nullptr);
   }
   cudaError_t swiglu() {

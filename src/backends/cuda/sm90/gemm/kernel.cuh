@@ -17,12 +17,13 @@ constexpr int scale_box(int bm) { return bm + 4; }
 
 // A CTA computes 128 x kNi * kPartN: each of its two math warpgroups 64 rows, in kNi parts of kPartN columns.
 // kPair 2: two CTAs below each other, which each bring half of the weights to both. kSplit: the last tiles
-// may be shared.
-template <bool kIsFp8, int kNiOf, int kPartNOf, int kPairOf, bool kSplitOf = false>
+// may be shared. kGather: a cluster shares each tile, of which there is one a cluster.
+template <bool kIsFp8, int kNiOf, int kPartNOf, int kPairOf, TileShare kShareOf = TileShare::none>
 struct GemmConfig {
   static constexpr bool kFp8 = kIsFp8;
   static constexpr int kNi = kNiOf, kPartN = kPartNOf, kPair = kPairOf;
-  static constexpr bool kSplit = kSplitOf;
+  static constexpr TileShare kShare = kShareOf;
+  static constexpr bool kSplit = kShare == TileShare::meet, kGather = kShare == TileShare::gather;
   static constexpr int kBm = 128, kBn = kNi * kPartN;
   static constexpr int kRowBytes = 128;  // of K in a stage
   static constexpr int kStepK = kFp8 ? 128 : 64;
@@ -31,19 +32,19 @@ struct GemmConfig {
   static constexpr int kCopiedBytes = kXBytes + kWBytes + (kFp8 ? scale_box(kBm) * 4 : 0);
   static constexpr int kStageBytes = kXBytes + kWBytes + kScaleBytes;
   static constexpr int kChunks = kPartN / 64, kChunkBytes = 64 * 128;  // of a part: 64 rows of 64 columns
-  static constexpr int kStoreBytes = 2 * kChunks * kChunkBytes;
-  static constexpr int kStagedParts = kNi > 1 ? kNi - 1 : 1;  // see hand_over
+  static constexpr int kStoreBytes = kGather ? 0 : 2 * kChunks * kChunkBytes;
   static constexpr int kPlaces = 4;
   static constexpr int kOtherBytes = 512;  // pieces and barriers
   static constexpr int kSmemMost = 227 * 1024 - kOtherBytes - kStoreBytes;
   static constexpr int kStages = kSmemMost / kStageBytes < 12 ? kSmemMost / kStageBytes : 12;
   static constexpr int kSmemBytes = kStages * kStageBytes + kStoreBytes + kOtherBytes;
+  static constexpr int kEarly = 2;  // stages
   static constexpr int kThreads = 384, kMathWarps = 8;
   static constexpr int kUnroll = kBn > 128 ? 4 : 1;  // steps of FP8 at a time, as measured
   // Of a wide tile the sums take most registers: they are parked while they meet others.
   static constexpr bool kParked = kBn > 128;
   using Sum = SplitSum<kMathWarps, kBn / 8, kParked>;
-  static_assert(kPair == 1 || !kSplit);
+  static_assert(kPair == 1 || kShare == TileShare::none);
   static_assert(kStages >= 4 && kPartN % 64 == 0 && kXBytes % 1024 == 0 && kWBytes % 1024 == 0);
 };
 
@@ -56,6 +57,7 @@ struct GemmSmem {
   PieceRing<C::kPlaces> pieces;
   Mbarrier *full, *empty;   // [stages]
   Mbarrier *staged, *sent;  // [2 warpgroups]: a part is in `store`; has been read there
+  Mbarrier* gathered;       // the sums of all CTAs of the cluster are in their shared memory
 
   // raw: aligned to 1024 bytes.
   __device__ explicit GemmSmem(unsigned char* raw) {
@@ -69,6 +71,7 @@ struct GemmSmem {
     empty = full + C::kStages;
     staged = empty + C::kStages;
     sent = staged + 2;
+    gathered = staged;
     pieces = {piece, sent + 2, sent + 2 + C::kPlaces};
     static_assert(C::kPlaces * sizeof(GemmPiece) + (2 * C::kStages + 4 + 2 * C::kPlaces) * sizeof(Mbarrier) <=
                   C::kOtherBytes);
@@ -101,10 +104,10 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
                                      int rank) {
   const bool leader = threadIdx.x % 32 == 0;
   if (p.counts != nullptr) grid_dependency_wait();
-  PieceWalk<C::kBm, C::kBn, C::kPair, C::kSplit> walk(p);
+  PieceWalk<C::kBm, C::kBn, C::kPair, C::kShare> walk(p);
   GemmPiece piece = walk.next();
-  // The first weights, while the kernel before drains.
-  int early = min(piece.steps, C::kStages);
+  // The first weights, while the kernel before drains: more would keep the first rows waiting behind them.
+  int early = min(piece.steps, C::kEarly);
   for (int i = 0; i < early; ++i) {
     if (leader) load_weights<C>(map_w, p, smem, i, piece.tile, piece.k + i, rank);
   }
@@ -146,8 +149,7 @@ __device__ __forceinline__ void send(const CUtensorMap* map_out, const GemmParam
   for (GemmPiece piece = smem.pieces.hear(); piece.steps > 0; piece = smem.pieces.hear()) {
     const GemmTilePlace tile = own_part<C>(piece.tile, rank);
     if (!is_staged(p, piece, tile.rows - 64 * wg)) continue;
-    const int end = min(tile.col + C::kStagedParts * C::kPartN, p.n);
-    for (int col = tile.col; col < end; col += C::kPartN) {
+    for (int col = tile.col; col < tile.col + C::kBn && col < p.n; col += C::kPartN) {
       mbarrier_wait(&smem.staged[wg], parity);
       parity ^= 1;
       if (threadIdx.x % 32 == 0) {
@@ -180,7 +182,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         mbarrier_init(&smem.empty[s], C::kMathWarps * C::kPair);
       }
       for (int i = 0; i < 2; ++i) {
-        mbarrier_init(&smem.staged[i], 4);
+        mbarrier_init(&smem.staged[i], C::kGather ? static_cast<std::uint32_t>(p.split) : 4);
         mbarrier_init(&smem.sent[i], 1);
       }
       for (int i = 0; i < C::kPlaces; ++i) {
@@ -196,6 +198,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     if constexpr (C::kFp8) prefetch_tensor_map(&map_scale);
     if (!p.out_f32) prefetch_tensor_map(&map_out);
   }
+  if constexpr (C::kGather) cluster_arrive_relaxed();  // waited for before any hears from another
   // The feeding warp begins at once, unless it writes to another CTA.
   if constexpr (C::kPair == 2) {
     cluster_arrive_relaxed();
@@ -208,13 +211,19 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   if (warp < 4) {
     register_limit_decrease<40>();
     if (warp == 0) feed<C>(&map_x, &map_w, &map_scale, p, smem, rank);
-    if (warp == 1 || warp == 2) send<C>(&map_out, p, smem, rank, warp - 1);
+    if (!C::kGather && (warp == 1 || warp == 2)) send<C>(&map_out, p, smem, rank, warp - 1);
+    if constexpr (C::kGather) {
+      __syncwarp();
+      cluster_wait();
+    }
   } else {
     register_limit_increase<232>();
+    if constexpr (C::kGather) cluster_wait();
     multiply<C>(p, smem, rank);
   }
-  // No CTA of a pair leaves while the other may still write to it or tell it that a stage is free.
-  if constexpr (C::kPair == 2) {
+  // No CTA of a pair leaves while the other may still write to it or tell it that a stage is free, none of a
+  // cluster while another may read its sums.
+  if constexpr (C::kPair == 2 || C::kGather) {
     __syncwarp();
     cluster_arrive_relaxed();
     cluster_wait();

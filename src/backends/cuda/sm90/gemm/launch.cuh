@@ -8,30 +8,43 @@ namespace trireme::cuda {
 struct GemmLaunch {
   CUtensorMap x, w, scale, out;
   GemmParams params;
-  int ctas;  // whole pairs where CTAs pair up
+  int ctas, cluster;  // CTAs: whole clusters
   cudaStream_t stream;
+};
+
+template <class Kernel>
+cudaError_t allow_smem(Kernel* kernel, int bytes) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+
+// All but the grid and the stream.
+struct LaunchConfig {
+  cudaLaunchConfig_t config = {};
+  cudaLaunchAttribute attributes[2] = {};
+
+  LaunchConfig(int threads, int smem_bytes, int cluster) {
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
+    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = static_cast<std::size_t>(smem_bytes);
+    config.attrs = attributes;
+    config.numAttrs = cluster > 1 ? 2 : 1;
+  }
+  LaunchConfig(const LaunchConfig&) = delete;
+  LaunchConfig& operator=(const LaunchConfig&) = delete;
 };
 
 template <class C>
 cudaError_t launch_gemm(const GemmLaunch& l) {
-  const cudaError_t e =
-      cudaFuncSetAttribute(gemm_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSmemBytes);
+  const cudaError_t e = allow_smem(gemm_kernel<C>, C::kSmemBytes);
   if (e != cudaSuccess) return e;
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = C::kPair;
-  attributes[1].val.clusterDim.y = 1;
-  attributes[1].val.clusterDim.z = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(l.ctas));
-  config.blockDim = dim3(C::kThreads);
-  config.dynamicSmemBytes = C::kSmemBytes;
-  config.stream = l.stream;
-  config.attrs = attributes;
-  config.numAttrs = C::kPair > 1 ? 2 : 1;
-  return cudaLaunchKernelEx(&config, gemm_kernel<C>, l.x, l.w, l.scale, l.out, l.params);
+  LaunchConfig launch(C::kThreads, C::kSmemBytes, l.cluster);
+  launch.config.gridDim = dim3(static_cast<unsigned>(l.ctas));
+  launch.config.stream = l.stream;
+  return cudaLaunchKernelEx(&launch.config, gemm_kernel<C>, l.x, l.w, l.scale, l.out, l.params);
 }
 
 cudaError_t launch_fp8_128x256(const GemmLaunch&);
@@ -41,6 +54,9 @@ cudaError_t launch_fp8_128x192_pair(const GemmLaunch&);
 cudaError_t launch_fp8_128x128(const GemmLaunch&);
 cudaError_t launch_fp8_128x256_split(const GemmLaunch&);
 cudaError_t launch_fp8_128x128_split(const GemmLaunch&);
+cudaError_t launch_fp8_128x128_gather(const GemmLaunch&);
+// How many clusters of so many CTAs, up to kGatherMost, run at once on this device.
+int clusters_fp8_128x128_gather(int cluster);
 cudaError_t launch_bf16_128x256(const GemmLaunch&);
 cudaError_t launch_bf16_128x256_pair(const GemmLaunch&);
 cudaError_t launch_bf16_128x128(const GemmLaunch&);

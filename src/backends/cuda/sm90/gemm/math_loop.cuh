@@ -8,6 +8,7 @@
 #include "backends/cuda/prim/tma.cuh"
 #include "backends/cuda/prim/wgmma_f8.cuh"
 #include "backends/cuda/sm90/gemm/epilogue.cuh"
+#include "backends/cuda/sm90/gemm/gather.cuh"
 #include "backends/cuda/sm90/gemm/piece_walk.cuh"
 #include "backends/cuda/sm90/gemm/stage_release.cuh"
 
@@ -187,8 +188,7 @@ __device__ __forceinline__ void multiply_bf16(float (&acc)[C::kBn / 2], const Ge
   release_stage<C::kPair>(last);
 }
 
-// Results to where they belong: staged for the warp that sends them, or straight from registers. There is room
-// to stage one part: of two the second does not wait for it.
+// Results to where they belong: staged for the warp that sends them, or straight from registers.
 template <class C>
 __device__ __forceinline__ void hand_over(float (&acc)[C::kBn / 2], const GemmParams& p,
                                           const GemmPiece& piece, const GemmTilePlace& tile,
@@ -202,7 +202,7 @@ __device__ __forceinline__ void hand_over(float (&acc)[C::kBn / 2], const GemmPa
     if (cols <= 0) break;
     float* const part = &acc[ni * kPart];
     finish<kPart>(part, p, row, first, rows, cols);
-    if (staged && ni < C::kStagedParts) {
+    if (staged) {
       mbarrier_wait(&smem.sent[wg], sent_parity);
       sent_parity ^= 1;
 #pragma unroll
@@ -263,6 +263,10 @@ __device__ __forceinline__ void multiply(const GemmParams& p, GemmSmem<C>& smem,
     // Before the results are handed over: memory answers meanwhile.
     next = smem.pieces.hear();
     if (C::kFp8 && next.steps > 0) weights.begin(p, next);
+    if constexpr (C::kGather) {
+      gather<C>(acc, p, tile, smem, warp);
+      continue;
+    }
     if (!mine) continue;
     if constexpr (C::kSplit) {
       // Where another CTA's warp comes later, it has the rest.

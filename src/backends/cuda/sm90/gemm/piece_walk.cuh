@@ -1,6 +1,6 @@
 #pragma once
 // Which steps of K of which tiles a CTA takes: whole tiles, and of the last ones, where they are fewer than
-// half of the CTAs, slices of K. Slices of the same steps run side by side, so that what tiles have in common
+// half of the CTAs, slices of K; or of one tile the slice of K that its place in its cluster says. Slices of the same steps run side by side, so that what tiles have in common
 // is still in L2. One warp walks, the others hear from it.
 //
 // Where tiles are alike each CTA takes every n-th. Experts' last tiles may have few rows and are done early:
@@ -37,7 +37,7 @@ struct alignas(16) GemmPiece {
 };
 
 // The pieces of this CTA (of its cluster, where CTAs pair up), for one converged warp: next, take, next, ...
-template <int kBm, int kBn, int kPair, bool kSplit>
+template <int kBm, int kBn, int kPair, TileShare kShare>
 class PieceWalk {
  public:
   __device__ explicit PieceWalk(const GemmParams& p)
@@ -46,7 +46,13 @@ class PieceWalk {
         k_blocks_(p.k_blocks),
         tile_(static_cast<int>(blockIdx.x) / kPair),
         ctas_(static_cast<int>(gridDim.x) / kPair) {
-    if (!kSplit || p.split_least == 0) return;
+    if constexpr (kShare == TileShare::gather) {
+      tile_ = static_cast<int>(blockIdx.x) / p.split;
+      ctas_ = static_cast<int>(gridDim.x) / p.split;
+      left_ = static_cast<int>(blockIdx.x) - tile_ * p.split;
+      slices_ = p.split;
+    }
+    if (kShare != TileShare::meet || p.split_least == 0) return;
     const int all = tiles_.tiles(), left = all % ctas_;
     if (left == 0) return;
     slices_ = min(ctas_ / left, k_blocks_ / p.split_least);
@@ -58,9 +64,10 @@ class PieceWalk {
   __device__ GemmPiece next() {
     GemmPiece piece = {};
     tile_ = __shfl_sync(~0u, tile_, 0);
-    if (!kSplit || tile_ < whole_) {
+    if (kShare != TileShare::meet || tile_ < whole_) {
       if (tiles_.at(tile_, piece.tile)) {
         piece.steps = k_blocks_;
+        if constexpr (kShare == TileShare::gather) take_slice(piece, left_);
       } else if (taken_ != nullptr && tile_ == ctas_ + tiles_.tiles() - 1 && threadIdx.x % 32 == 0) {
         *taken_ = 0;  // a take a tile: this was the last
       }
@@ -69,8 +76,7 @@ class PieceWalk {
     const int place = tile_ - whole_, slice = place / left_, tile = place - slice * left_;
     if (slice >= slices_) return piece;  // left_ * slices_ <= ctas_: a slice is a CTA's last piece
     tiles_.at(whole_ + tile, piece.tile);
-    piece.k = k_blocks_ * slice / slices_;
-    piece.steps = k_blocks_ * (slice + 1) / slices_ - piece.k;
+    take_slice(piece, slice);
     piece.share = {tile * slices_, tile * slices_ + slices_ - 1, false};
     piece.sharer = tile * slices_ + slice;
     return piece;
@@ -87,13 +93,18 @@ class PieceWalk {
   static constexpr int kAhead = 4;  // so many steps
 
  private:
+  __device__ void take_slice(GemmPiece& piece, int slice) const {
+    piece.k = k_blocks_ * slice / slices_;
+    piece.steps = k_blocks_ * (slice + 1) / slices_ - piece.k;
+  }
+
   TileWalk<kPair * kBm, kBn> tiles_;
   std::uint32_t* const taken_;
   const int k_blocks_;
   int tile_;  // the next one; lane 0 knows
-  const int ctas_;
-  int whole_ = 0x7FFFFFFF;  // tiles that are not shared
-  int left_ = 1, slices_ = 0;
+  int ctas_;
+  int whole_ = 0x7FFFFFFF;   // tiles that do not meet
+  int left_ = 1, slices_ = 0;  // tiles that do; where a cluster shares each, this CTA's slice
 };
 
 // How the walking warp tells the others, kPlaces pieces ahead at most.

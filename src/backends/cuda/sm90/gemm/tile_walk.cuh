@@ -8,6 +8,10 @@
 
 namespace trireme::cuda {
 
+// How CTAs share the K of a tile: not at all; the last tiles, which meet in global memory (split_sum.cuh); all
+// tiles, in clusters (gather.cuh).
+enum class TileShare : std::uint8_t { none, meet, gather };
+
 struct GemmParams {
   RowLayout layout;
   int experts;
@@ -19,7 +23,7 @@ struct GemmParams {
   void* out;                // [rows, n]
   std::int64_t out_stride;  // elements
   bool out_f32;
-  int split;    // consecutive CTAs that TileWalk::next gives the same tiles
+  int split;    // consecutive CTAs that get the same tiles
   int group_m;  // row blocks that go over all of n together: their x and the columns in flight fit L2
 
   // What results are finished with, each or none: times row_weight[row], plus bias[col], plus residual[row,
