@@ -6,7 +6,6 @@
 #include "backends/cuda/heuristics/head_choice.h"
 #include "backends/cuda/heuristics/router_tile.h"
 #include "backends/cuda/sm90/gemm/gemm.h"
-#include "backends/cuda/sm90/gemm/gemm_swiglu.h"
 #include "backends/cuda/sm90/head_gemm/head_gemm.h"
 #include "backends/cuda/sm90/router_gemm/router_gemm.h"
 #include "backends/cuda/smxx/matrix.h"
@@ -65,8 +64,7 @@ Result<GemmWorkspace> LinearOps::meeting_place(CudaStream& stream) {
   Buffer& there = meeting_[&stream];
   if (there.data() == nullptr && !stream.capturing()) {
     const int sms = stream.device().sms();
-    ASSIGN(there,
-           stream.device().allocate(std::max(gemm_workspace_bytes(sms), gemm_swiglu_workspace_bytes(sms))));
+    ASSIGN(there, stream.device().allocate(gemm_workspace_bytes(sms)));
     CUDA_TRY(cudaMemsetAsync(there.data(), 0, static_cast<std::size_t>(there.bytes()), stream.handle()));
   }
   return GemmWorkspace{there.data(), there.bytes()};

@@ -26,7 +26,6 @@ struct PackedWeight {
 };
 
 struct GemmFinish;
-struct GemmSwigluArgs;
 struct GemmWorkspace;
 
 // What the products of one backend share.
@@ -52,7 +51,6 @@ class LinearOps {
   bool by_cublaslt(const PackedWeight& w, i64 rows) const;
   Status fp8_linear(const LinearArgs& a, const PackedWeight& w, const GemmFinish& finish, CudaStream& stream);
   Status bf16_linear(const LinearArgs& a, const PackedWeight& w, CudaStream& stream);
-  Status fused_swiglu(GemmSwigluArgs g, CudaStream& stream);
 
   std::unique_ptr<CublasLt> lt_;  // null where the library is missing: our own kernels do it all
   bool fp8_, deterministic_;

@@ -8,9 +8,6 @@
 namespace trireme::cuda {
 namespace {
 
-// Where bits must not depend on the number of rows, one variant for all.
-constexpr int kFixedTile = 0;
-
 const PackedWeight& packed(const std::shared_ptr<const void>& p) {
   return *static_cast<const PackedWeight*>(p.get());
 }
@@ -69,21 +66,14 @@ SwigluShape shape_of(const Call& c) {
 
 }  // namespace
 
-Status LinearOps::fused_swiglu(GemmSwigluArgs g, CudaStream& stream) {
-  if (deterministic_) g.variant = kFixedTile;
-  ASSIGN(const GemmWorkspace there, meeting_place(stream));
-  g.workspace = there.data;
-  g.workspace_bytes = there.bytes;
-  CUDA_TRY(gemm_swiglu(g, stream.handle()));
-  return {};
-}
-
 Status LinearOps::linear_swiglu(const LinearSwigluArgs& a, CudaStream& stream) {
   if (a.w == nullptr || !a.w->packed) return invalid("linear_swiglu: the weight is not prepared");
   const Call c{packed(a.w->packed), a.xq, a.out, a.q};
+  // Every variant has the same bits, so where these must not depend on the number of rows it runs always.
   if (takes(c) && !a.w->bias && (deterministic_ || swiglu_fused_is_faster(shape_of(c)))) {
     TRY(check(c));
-    return fused_swiglu(args_of(c), stream);
+    CUDA_TRY(gemm_swiglu(args_of(c), stream.handle()));
+    return {};
   }
   TRY(linear({.x = a.x, .w = a.w, .out = a.gate_up, .xq = a.xq}, stream));
   return swiglu({.gate_up = a.gate_up, .out = a.out, .q = a.q}, stream);
@@ -100,7 +90,8 @@ Status LinearOps::grouped_linear_swiglu(const GroupedLinearSwigluArgs& a, CudaSt
     g.rows.layout = RowLayout::packed;
     g.rows.experts = static_cast<int>(c.w.count);
     g.rows.counts = a.expert_end.data();
-    return fused_swiglu(g, stream);
+    CUDA_TRY(gemm_swiglu(g, stream.handle()));
+    return {};
   }
   TRY(grouped_linear({.x = a.x, .expert_end = a.expert_end, .w = a.w, .out = a.gate_up, .xq = a.xq}, stream));
   return swiglu({.gate_up = a.gate_up, .out = a.out, .q = a.q, .rows_used = a.expert_end}, stream);

@@ -16,43 +16,49 @@ struct TileCost {
   double step, tile;
 };
 constexpr TileCost kCosts[] = {
-    {true, 128, 256, 0.661, 3.4}, {true, 128, 192, 0.560, 1.6}, {true, 128, 128, 0.402, 1.1},
-    {true, 64, 192, 0.477, 2.3},  {true, 64, 128, 0.304, 2.2},  {true, 64, 64, 0.233, 0.1},
-    {true, 32, 256, 0.519, 0.9},  {true, 32, 128, 0.153, 2.0},  {true, 32, 64, 0.177, 0.3},
-    {false, 128, 256, 0.72, 2.7}, {false, 128, 128, 0.43, 1.0},
+    {true, 128, 256, 0.659, 3.45}, {true, 128, 192, 0.551, 0.93}, {true, 128, 128, 0.403, 0.54},
+    {true, 64, 192, 0.407, 3.33},  {true, 64, 128, 0.300, 1.89},  {true, 64, 64, 0.218, 0.44},
+    {true, 32, 256, 0.422, 0.11},  {true, 32, 128, 0.188, 0.41},  {true, 32, 64, 0.108, 1.72},
+    {false, 128, 256, 0.72, 2.7},  {false, 128, 128, 0.43, 1.0},
 };
 constexpr double kLaunch = 8.0, kThinLaunch = 7.0;  // to the first step, and from the last
 // As its times look from outside.
-constexpr TileCost kCublasLt = {true, 128, 128, 0.357, 1.67};
+constexpr TileCost kCublasLt = {true, 128, 128, 0.366, 1.09};
 constexpr double kCublasLtLaunch = 6.3;
 constexpr double kPair = 0.3, kPairStep = 0.99;  // two CTAs that share weights
-constexpr double kMeet = 10.0;                   // sharing a tile's K
-constexpr double kGatherCost = 2.5;               // exchanging sums within a cluster
-constexpr double kWideSlice = 10.2;              // adding what one more CTA has, where tiles have 256 columns
-constexpr double kThinMeet = 6.6;                // the same of the thin kernel
-constexpr double kAgain = 0.36;                  // of the weights, for each more row block of thin tiles
-constexpr double kBytesPerUs = 3.8e6;            // of weights, from memory
+constexpr double kGatherCost = 2.84;             // exchanging sums within a cluster
+constexpr double kMeet = 5.5;                    // the same in global memory
+constexpr double kWideSlice = 15.6;              // adding what one more CTA has, where tiles have 256 columns
+constexpr double kThinMeet = 5.95;               // as kMeet, of the thin kernel
+constexpr double kAgain = 0.51;                  // of the weights, for each more row block of thin tiles
+constexpr double kBytesPerUs = 3.72e6;           // of weights, from memory
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
 double d(std::int64_t x) { return static_cast<double>(x); }
 
-// Blocks of rows of all groups: each has as many rows, or they follow Zipf's law.
-std::int64_t row_blocks(const GemmShape& s, std::int64_t bm, bool even) {
-  if (even) return s.groups * blocks(s.rows_per_group, bm);
-  double harmonic = 0;
+// How rows lie over groups: as many in each; a standard deviation of drawing them more and less by turns; by
+// Zipf's law.
+enum class Loads : std::uint8_t { kEven, kDrawn, kZipf };
+
+// Blocks of rows of all groups.
+double row_blocks(const GemmShape& s, std::int64_t bm, Loads loads) {
+  const double rows = d(s.rows_per_group), block = d(bm);
+  if (loads == Loads::kEven) return d(s.groups) * std::ceil(rows / block);
+  if (loads == Loads::kDrawn) {
+    const double more = std::ceil((rows + std::sqrt(rows)) / block);
+    return d(s.groups) * (more + std::ceil(std::max(1.0, rows - std::sqrt(rows)) / block)) / 2;
+  }
+  double harmonic = 0, sum = 0;
   for (std::int64_t g = 1; g <= s.groups; ++g) harmonic += 1 / d(g);
-  const double first = d(s.groups * s.rows_per_group) / harmonic;
-  std::int64_t sum = 0;
-  for (std::int64_t g = 1; g <= s.groups; ++g)
-    sum += static_cast<std::int64_t>(std::ceil(first / d(g) / d(bm)));
+  const double first = d(s.groups) * rows / harmonic;
+  for (std::int64_t g = 1; g <= s.groups; ++g) sum += std::ceil(first / d(g) / block);
   return sum;
 }
 
 // How long the CTAs multiply.
-double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::int64_t steps,
-               std::int64_t tile_rows) {
-  const std::int64_t tiles = tile_rows * blocks(s.n, t.bn);
+double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::int64_t steps, double tile_rows) {
+  const std::int64_t tiles = std::llround(tile_rows * d(blocks(s.n, t.bn)));
   const std::int64_t ctas = s.sms / t.cluster;
   if (t.split > 1 && t.bm < kTallRows) {  // all steps, dealt evenly
     const std::int64_t used = std::clamp<std::int64_t>(tiles * steps / kLeastThinSteps, 1, ctas);
@@ -76,10 +82,10 @@ double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::in
   return rounds * (d(steps) * c.step * (t.cluster > 1 ? kPairStep : 1) + c.tile) + adding;
 }
 
-double cost_of_loads(const GemmShape& s, const TileCost& c, const GemmTile& t, double launch, bool even) {
+double cost_of_loads(const GemmShape& s, const TileCost& c, const GemmTile& t, double launch, Loads loads) {
   const std::int64_t k_bytes = s.fp8 ? s.k : 2 * s.k;
-  const std::int64_t tile_rows = row_blocks(s, std::int64_t{t.bm} * t.cluster, even);
-  const double again = t.bm < kTallRows ? kAgain * d(std::max(tile_rows - s.groups, std::int64_t{0})) : 0;
+  const double tile_rows = row_blocks(s, std::int64_t{t.bm} * t.cluster, loads);
+  const double again = t.bm < kTallRows ? kAgain * std::max(tile_rows - d(s.groups), 0.0) : 0;
   const double memory = (d(s.groups) + again) * d(s.n) * d(k_bytes) / kBytesPerUs;
   // The longer of the two, and somewhat more where they are alike.
   const double both =
@@ -87,10 +93,10 @@ double cost_of_loads(const GemmShape& s, const TileCost& c, const GemmTile& t, d
   return launch + both + (t.cluster > 1 ? kPair : 0);
 }
 
-// Experts' rows are only known about: between even and Zipf's law.
+// Experts' rows are only known about: between what drawing them leaves and Zipf's law.
 double cost(const GemmShape& s, const TileCost& c, const GemmTile& t, double launch) {
-  const double even = cost_of_loads(s, c, t, launch, true);
-  return s.groups == 1 || s.even ? even : (even + cost_of_loads(s, c, t, launch, false)) / 2;
+  if (s.groups == 1 || s.even) return cost_of_loads(s, c, t, launch, Loads::kEven);
+  return (cost_of_loads(s, c, t, launch, Loads::kDrawn) + cost_of_loads(s, c, t, launch, Loads::kZipf)) / 2;
 }
 
 }  // namespace

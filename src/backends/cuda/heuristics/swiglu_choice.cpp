@@ -12,15 +12,14 @@ namespace trireme::cuda {
 namespace {
 
 // Microseconds on an H200, measured: a CTA's step of 128 of K, and what a tile costs beside its steps.
-constexpr double kFusedTile[] = {1.8, 2.3, 1.0, 4.0, 5.5, 4.5};  // of each variant
-constexpr double kFusedStep[] = {0.72, 0.70, 0.52, 0.52, 0.52, 0.74};
+constexpr double kFusedTile[] = {1.8, 2.3};  // of each variant
+constexpr double kFusedStep[] = {0.72, 0.70};
 constexpr double kHalfStep = 0.55;  // of 128 rows, where one warpgroup has none
-static_assert(std::size(kFusedTile) == kSwigluTileCount && std::size(kFusedStep) == kSwigluTileCount);
+static_assert(std::size(kFusedTile) == kSwigluVariants && std::size(kFusedStep) == kSwigluVariants);
 
 constexpr double kLaunch = 7.0;
 constexpr double kSecondLaunch = 2.5, kPassBytesPerUs = 3.5e6;  // of SwiGLU by itself
 constexpr double kWeightBytesPerUs = 4.1e6;
-constexpr double kApart = 1.40;     // what it costs that CTAs read the same weights at different times
 constexpr double kClearly = 0.985;  // below it these numbers tell two costs apart
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
@@ -43,7 +42,6 @@ struct Tiles {
   double count;
   std::int64_t at_once;
   double each;
-  bool shared = false;  // see StreamWalk
 };
 
 // All of them read the weights once. Where how many there are is only known about, so is what the last round
@@ -56,8 +54,6 @@ double rounds(const SwigluShape& s, const Tiles& t) {
   if (t.count <= at_once) return both(t.each, read);
   const double round = both(t.each, read / t.count * at_once);
   const double full = std::floor(t.count / at_once), rest = t.count - full * at_once;
-  if (t.shared && full < 3 && rest > 0 && 2 * rest <= at_once)
-    return (full - 1 + (1 + rest / at_once) * kApart) * round;
   if (!is_even(s)) {
     const double some = full < 3 ? full + (rest > 0 ? 1 : 0) : t.count / at_once + 0.5;
     return both(some * t.each, read);
@@ -66,14 +62,11 @@ double rounds(const SwigluShape& s, const Tiles& t) {
 }
 
 double fused_cost(const SwigluShape& s, int variant) {
-  const SwigluTile& t = kSwigluTiles[variant];
-  const int cluster = t.pair * t.split;
-  const double step = t.bm == 128 && s.rows_per_group <= 64 ? kHalfStep : kFusedStep[variant];
-  const auto steps = static_cast<double>(blocks(blocks(s.k, 128), t.split));
-  const double tiles = row_blocks(s, t.bm * t.pair) * static_cast<double>(blocks(s.n, 128));
-  // Clusters of three and more do not fill every part of the chip.
-  const std::int64_t at_once = s.sms / cluster - (cluster > 2 ? 2 : 0);
-  return kLaunch + rounds(s, {tiles, at_once, steps * step + kFusedTile[variant], t.shared});
+  const int pair = kSwigluPairs[variant];
+  const double step = s.rows_per_group <= kSwigluRows / 2 ? kHalfStep : kFusedStep[variant];
+  const auto steps = static_cast<double>(blocks(s.k, 128));
+  const double tiles = row_blocks(s, kSwigluRows * pair) * static_cast<double>(blocks(s.n, 128));
+  return kLaunch + rounds(s, {tiles, s.sms / pair, steps * step + kFusedTile[variant]});
 }
 
 // The product by the fastest there is.
@@ -99,7 +92,7 @@ double parts_cost(const SwigluShape& s) {
 
 int choose_swiglu_tile(const SwigluShape& s) {
   int best = 0;
-  for (int i = 1; i < kSwigluTileCount; ++i) {
+  for (int i = 1; i < kSwigluVariants; ++i) {
     if (fused_cost(s, i) < fused_cost(s, best)) best = i;
   }
   return best;

@@ -4,19 +4,12 @@
 
 namespace trireme::cuda {
 
-// bm rows by 128 columns of the output. A `pair` of CTAs, one below the other, share the weights that they
-// load; `split` CTAs share the K of one tile.
-// `shared`: where tiles do not divide evenly among the CTAs, two may share one, see swiglu_stream.cuh.
-struct SwigluTile {
-  int bm, pair, split;
-  bool shared = false;
-};
-
-// An index into these is a `variant`. Those with split 1 that do not share add the products of a row in the
-// same order, so that its result has the same bits.
-inline constexpr SwigluTile kSwigluTiles[] = {{128, 1, 1}, {128, 2, 1}, {64, 1, 1},
-                                              {64, 1, 2},  {64, 1, 4},  {128, 1, 1, true}};
-inline constexpr int kSwigluTileCount = sizeof(kSwigluTiles) / sizeof(kSwigluTiles[0]);
+// A tile is kSwigluRows rows by 128 columns of the output. Of each variant how many CTAs, one below the other,
+// share the weights that they load. All add the products of a row in the same order, so that its result has the
+// same bits.
+inline constexpr int kSwigluRows = 128;
+inline constexpr int kSwigluPairs[] = {1, 2};
+inline constexpr int kSwigluVariants = sizeof(kSwigluPairs) / sizeof(kSwigluPairs[0]);
 
 struct SwigluShape {
   std::int64_t rows_per_group = 0;  // expected; of experts a mean, about which their loads lie

@@ -1,11 +1,9 @@
 #include "backends/cuda/sm90/gemm/gemm_swiglu.h"
 
-#include <atomic>
-
 #include "backends/cuda/heuristics/swiglu_choice.h"
 #include "backends/cuda/prim/tensor_map.h"
+#include "backends/cuda/sm90/gemm/launch_config.h"
 #include "backends/cuda/sm90/gemm/swiglu_kernel.cuh"
-#include "backends/cuda/sm90/gemm/swiglu_small.cuh"
 
 namespace trireme::cuda {
 namespace {
@@ -75,78 +73,23 @@ struct Launch {
   fused::SwigluParams params;
 };
 
-cudaError_t encode_maps(const GemmSwigluArgs& a, const SwigluTile& tile, Launch& l) {
+cudaError_t encode_maps(const GemmSwigluArgs& a, int pair, Launch& l) {
   const auto rows = static_cast<std::uint64_t>(a.rows.rows), k = static_cast<std::uint64_t>(a.k);
-  const auto box_rows = static_cast<std::uint32_t>(tile.bm);
   cudaError_t e =
       encode_tensor_map(matrix_map(a.x, MapType::u8, rows, k, static_cast<std::uint64_t>(a.x_stride),
-                                   box_rows, fused::kStepK, MapSwizzle::b128),
+                                   fused::kBm, fused::kStepK, MapSwizzle::b128),
                         &l.x);
-  if (e == cudaSuccess) e = encode_tensor_map(weight_map(a, tile.pair == 2 ? 1 : 2), &l.w);
+  if (e == cudaSuccess) e = encode_tensor_map(weight_map(a, pair == 2 ? 1 : 2), &l.w);
   if (e != cudaSuccess) return e;
   return encode_tensor_map(
       matrix_map(a.x_scale, MapType::f32, static_cast<std::uint64_t>(blocks(a.k, 128)), rows,
-                 static_cast<std::uint64_t>(a.x_scale_stride) * 4, 1, box_rows + 4, MapSwizzle::none),
+                 static_cast<std::uint64_t>(a.x_scale_stride) * 4, 1, fused::kScaleBox, MapSwizzle::none),
       &l.scale);
 }
 
 using Kernel = void (*)(CUtensorMap, CUtensorMap, CUtensorMap, fused::SwigluParams);
 
-struct KernelChoice {
-  Kernel kernel;
-  int smem;
-};
-
-KernelChoice kernel_of(const SwigluTile& tile) {
-  if (tile.bm == 64) return {fused::small::swiglu_small_kernel, fused::small::kSmemBytes};
-  if (tile.pair == 2) return {fused::swiglu_kernel<2, false>, fused::kSmemBytes};
-  return {tile.shared ? fused::swiglu_kernel<1, true> : fused::swiglu_kernel<1, false>, fused::kSmemBytes};
-}
-
-// A launch of `ctas` in clusters; `attributes` must live as long as the result.
-cudaLaunchConfig_t config_of(const KernelChoice& k, int ctas, int cluster, cudaStream_t stream,
-                             cudaLaunchAttribute (&attributes)[2]) {
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
-  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(ctas));
-  config.blockDim = dim3(fused::kThreads);
-  config.dynamicSmemBytes = static_cast<std::size_t>(k.smem);
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return config;
-}
-
-// How many clusters of a variant run at once on the whole chip: a part of the chip that has no room for one
-// more stays idle. 0 where the question failed.
-int clusters_at_once(const KernelChoice& k, int cluster, int sms) {
-  if (cluster == 1) return sms;
-  cudaLaunchAttribute attributes[2] = {};
-  const cudaLaunchConfig_t config = config_of(k, sms / cluster * cluster, cluster, nullptr, attributes);
-  int count = 0;
-  return cudaOccupancyMaxActiveClusters(&count, k.kernel, &config) == cudaSuccess ? count : 0;
-}
-
-// Asked once a variant; what differs between devices of one process is not worth asking again.
-int chip_clusters(int variant, const KernelChoice& k, int cluster, int sms) {
-  static std::atomic<int> known[kSwigluTileCount] = {};
-  int count = known[variant].load(std::memory_order_relaxed);
-  if (count == 0) {
-    count = clusters_at_once(k, cluster, sms);
-    known[variant].store(count, std::memory_order_relaxed);
-  }
-  return count;
-}
-
 }  // namespace
-
-std::int64_t gemm_swiglu_workspace_bytes(int sms) {
-  return fused::kStreamFlagBytes + sms * fused::kStreamSumBytes;
-}
 
 cudaError_t gemm_swiglu(const GemmSwigluArgs& a, cudaStream_t stream) {
   if (!valid(a)) return cudaErrorInvalidValue;
@@ -164,14 +107,11 @@ cudaError_t gemm_swiglu(const GemmSwigluArgs& a, cudaStream_t stream) {
                                   .even = r.rows_hint > 0,
                                   .sms = sms});
   }
-  if (variant >= kSwigluTileCount) return cudaErrorInvalidValue;
-  SwigluTile tile = kSwigluTiles[variant];
-  if (a.rows.experts > 32 || sms > fused::kMostStreamCtas ||
-      a.workspace_bytes < gemm_swiglu_workspace_bytes(sms))
-    tile.shared = false;
+  if (variant >= kSwigluVariants) return cudaErrorInvalidValue;
+  const int pair = kSwigluPairs[variant];
 
   Launch l = {};
-  cudaError_t e = encode_maps(a, tile, l);
+  cudaError_t e = encode_maps(a, pair, l);
   if (e != cudaSuccess) return e;
   GemmParams& g = l.params.gemm;
   g.layout = a.rows.layout;
@@ -183,27 +123,24 @@ cudaError_t gemm_swiglu(const GemmSwigluArgs& a, cudaStream_t stream) {
   g.k_blocks = static_cast<int>(blocks(a.k, 128));
   g.w_scale = a.w_scale;
   g.w_scale_stride = a.w_scale_stride;
-  g.split = tile.split * tile.pair;
-  while (tile.split > 1 && g.split > g.k_blocks) g.split /= 2;
-  g.group_m = 2048 / (tile.bm * tile.pair);
-  l.params.workspace = a.workspace;
+  g.split = pair;
+  g.group_m = 2048 / (fused::kBm * pair);
   l.params.codes = a.codes;
   l.params.scale = a.scale;
   l.params.scale_stride = a.scale_stride;
   l.params.out = static_cast<__nv_bfloat16*>(a.out);
   l.params.out_stride = a.out_stride;
-  const KernelChoice k = kernel_of(tile);
-  e = cudaFuncSetAttribute(k.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, k.smem);
+  const Kernel kernel = pair == 2 ? fused::swiglu_kernel<2> : fused::swiglu_kernel<1>;
+  e = allow_smem(kernel, fused::kSmemBytes);
   if (e != cudaSuccess) return e;
-  const std::int64_t tiles = most_row_blocks(a.rows, tile.bm * tile.pair) * (a.n / 128);
-  std::int64_t clusters = sms / g.split;
-  const int most = chip_clusters(variant, k, g.split, chip_sms);
-  if (clusters > most) clusters = most;
-  const auto ctas = static_cast<int>(tiles < clusters ? tiles : clusters) * g.split;
+  const std::int64_t tiles = most_row_blocks(a.rows, fused::kBm * pair) * (a.n / 128);
+  const std::int64_t clusters = sms / pair;
+  const auto ctas = static_cast<int>(tiles < clusters ? tiles : clusters) * pair;
   if (ctas == 0) return cudaErrorInvalidValue;
-  cudaLaunchAttribute attributes[2] = {};
-  const cudaLaunchConfig_t config = config_of(k, ctas, g.split, stream, attributes);
-  return cudaLaunchKernelEx(&config, k.kernel, l.x, l.w, l.scale, l.params);
+  LaunchConfig launch(fused::kThreads, fused::kSmemBytes, pair);
+  launch.config.gridDim = dim3(static_cast<unsigned>(ctas));
+  launch.config.stream = stream;
+  return cudaLaunchKernelEx(&launch.config, kernel, l.x, l.w, l.scale, l.params);
 }
 
 }  // namespace trireme::cuda

@@ -26,16 +26,9 @@ struct GemmSwigluArgs {
   std::int64_t out_stride = 0;      // elements from row to row, a multiple of 8
   int n = 0, k = 0;                 // n % 128 == 0, k % 16 == 0
   GemmRows rows;                    // with a rows_hint every expert is taken to have so many
-  int variant = -1;                 // an index into kSwigluTiles; negative: choose_swiglu_tile
+  int variant = -1;                 // an index into kSwigluPairs; negative: choose_swiglu_tile
   int sms = 0;                      // CTAs at most; 0: all
-  // Where CTAs that share a tile meet; launches that may overlap have one each. 16-byte aligned; its first
-  // kSplitSumCounterBytes (split_sum.cuh) are zero before a launch and left zero. Null: no tile is shared.
-  void* workspace = nullptr;
-  std::int64_t workspace_bytes = 0;
 };
-
-// What sharing takes on `sms` CTAs.
-std::int64_t gemm_swiglu_workspace_bytes(int sms);
 
 // cudaErrorInvalidValue for what the comments exclude. rows == 0 does nothing.
 cudaError_t gemm_swiglu(const GemmSwigluArgs&, cudaStream_t);

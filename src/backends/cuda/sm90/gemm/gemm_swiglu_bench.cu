@@ -73,7 +73,7 @@ class Bench {
         codes_(size(rows_) * size(c.n)),
         scale_(size(c.n / 128) * size(rows_)),
         flush_(std::size_t{256} << 20),
-        workspace_(size(std::max(gemm_swiglu_workspace_bytes(132), gemm_workspace_bytes(132)))) {
+        workspace_(size(gemm_workspace_bytes(132))) {
     must(cudaMemset(workspace_.get(), 0, workspace_.bytes()), "workspace");
     fill_normal<<<2048, 256>>>(x_.get(), x_.bytes(), 1, 100.0f);
     fill_normal<<<2048, 256>>>(w_.get(), w_.bytes(), 2, 100.0f);
@@ -98,12 +98,10 @@ class Bench {
     std::printf("%-28s product %7.1f us by v%d (v%d, chosen: %.1f), product and swiglu %7.1f\n", c_.name,
                 product[size(best)], best, v0, product[size(v0)], two);
     const double flops = 4.0 * c_.experts * c_.m * c_.n * c_.k;
-    for (int v = 0; v < kSwigluTileCount; ++v) {
-      if (c_.m > 256 && kSwigluTiles[v].bm < 128) continue;
+    for (int v = 0; v < kSwigluVariants; ++v) {
       const double one = time([&] { return fused(v); });
-      std::printf("  fused %3dx128 p%d s%d%s %7.1f us %5.0f TFLOPS %5.2f TB/s, gain %6.2f%%%s\n",
-                  kSwigluTiles[v].bm, kSwigluTiles[v].pair, kSwigluTiles[v].split,
-                  kSwigluTiles[v].shared ? " shared" : "", one, flops / one * 1e-6,
+      std::printf("  fused p%d %7.1f us %5.0f TFLOPS %5.2f TB/s, gain %6.2f%%%s\n",
+                  kSwigluPairs[v], one, flops / one * 1e-6,
                   static_cast<double>(w_.bytes()) / one * 1e-6, 100 * (two / one - 1),
                   v == chosen() ? " *" : "");
     }
@@ -137,8 +135,6 @@ class Bench {
     a.n = c_.n, a.k = c_.k;
     a.rows = rows();
     a.variant = variant;
-    a.workspace = workspace_.get();
-    a.workspace_bytes = static_cast<std::int64_t>(workspace_.bytes());
     return gemm_swiglu(a, nullptr);
   }
   cudaError_t gemm(int variant) {

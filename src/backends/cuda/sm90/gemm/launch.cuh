@@ -2,6 +2,7 @@
 // One tile's kernel and how it is started; each instantiation is a file of its own.
 
 #include "backends/cuda/sm90/gemm/kernel.cuh"
+#include "backends/cuda/sm90/gemm/launch_config.h"
 
 namespace trireme::cuda {
 
@@ -10,31 +11,6 @@ struct GemmLaunch {
   GemmParams params;
   int ctas, cluster;  // CTAs: whole clusters
   cudaStream_t stream;
-};
-
-template <class Kernel>
-cudaError_t allow_smem(Kernel* kernel, int bytes) {
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-}
-
-// All but the grid and the stream.
-struct LaunchConfig {
-  cudaLaunchConfig_t config = {};
-  cudaLaunchAttribute attributes[2] = {};
-
-  LaunchConfig(int threads, int smem_bytes, int cluster) {
-    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = 1;
-    attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
-    attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-    config.blockDim = dim3(static_cast<unsigned>(threads));
-    config.dynamicSmemBytes = static_cast<std::size_t>(smem_bytes);
-    config.attrs = attributes;
-    config.numAttrs = cluster > 1 ? 2 : 1;
-  }
-  LaunchConfig(const LaunchConfig&) = delete;
-  LaunchConfig& operator=(const LaunchConfig&) = delete;
 };
 
 template <class C>

@@ -7,12 +7,9 @@
 
 #include <cuda.h>
 
-#include <type_traits>
-
 #include "backends/cuda/prim/mbarrier.cuh"
 #include "backends/cuda/prim/tma.cuh"
 #include "backends/cuda/sm90/gemm/swiglu_step.cuh"
-#include "backends/cuda/sm90/gemm/swiglu_stream.cuh"
 
 namespace trireme::cuda::fused {
 
@@ -38,23 +35,9 @@ struct Smem {
   }
 };
 
-// The walk of a pair, or of a CTA alone (kPair = 1), tile by tile.
+// The tiles of a pair, or of a CTA alone.
 template <int kPair>
-class WholeWalk {
- public:
-  __device__ explicit WholeWalk(const GemmParams& p) : walk_(p), k_blocks_(p.k_blocks) {}
-  __device__ bool next(Segment& s) {
-    s.first = 0;
-    s.count = k_blocks_;
-    return walk_.next(s.tile);
-  }
-
- private:
-  TileWalk<kPair * kBm, kBn> walk_;
-  const int k_blocks_;
-};
-template <int kPair, bool kStream>
-using Walk = std::conditional_t<kStream, StreamWalk<kBm, kBn>, WholeWalk<kPair>>;
+using Walk = TileWalk<kPair * kBm, kBn>;
 
 // This CTA's part of a pair's tile; may be without rows.
 __device__ __forceinline__ GemmTilePlace own_part(GemmTilePlace tile, int rank) {
@@ -63,17 +46,16 @@ __device__ __forceinline__ GemmTilePlace own_part(GemmTilePlace tile, int rank) 
   return tile;
 }
 
-template <int kPair, bool kStream>
+template <int kPair>
 __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap* map_w,
                                      const CUtensorMap* map_scale, const GemmParams& p, const Smem& smem,
                                      int rank) {
   const bool leader = threadIdx.x % 32 == 0;
-  Walk<kPair, kStream> walk(p);
+  Walk<kPair> walk(p);
   Ring<kStages> at;
-  Segment now;
-  while (walk.next(now)) {
-    const GemmTilePlace& tile = now.tile;
-    for (int kb = now.first; kb < now.first + now.count; ++kb, at.advance()) {
+  GemmTilePlace tile;
+  while (walk.next(tile)) {
+    for (int kb = 0; kb < p.k_blocks; ++kb, at.advance()) {
       mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
       if (leader) {
         Mbarrier* full = &smem.full[at.stage];
@@ -100,9 +82,9 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
 
 // A tile's steps: the tensor core's sums keep few bits, so each step of 128 is added in float32, scaled. What
 // can goes in the shadow of a multiply, as in math_loop.cuh.
-template <int kPair, int kUnroll>
+template <int kPair>
 __device__ __forceinline__ void sum_steps(float (&gate)[64], float (&up)[64], const Smem& smem,
-                                          Ring<kStages>& at, WeightScales<2>& weights, int k_blocks,
+                                          Ring<kStages>& at, WeightScales& weights, int k_blocks,
                                           int wg_row, int scale_row) {
   const std::uint64_t x0 = wgmma_operand(smem_address(smem.x + wg_row * kStepK));
   const std::uint64_t w0 = wgmma_operand(smem_address(smem.w));
@@ -117,7 +99,7 @@ __device__ __forceinline__ void sum_steps(float (&gate)[64], float (&up)[64], co
   };
   float4 now = scales(0), next = {};
   int kb = 0;
-#pragma unroll kUnroll
+#pragma unroll 8
   do {
     const std::uint64_t x = x0 + static_cast<std::uint32_t>(at.stage * (kXBytes / 16));
     const std::uint64_t w = w0 + static_cast<std::uint32_t>(at.stage * (2 * kWBytes / 16));
@@ -159,49 +141,38 @@ __device__ __forceinline__ void store_tile(const float (&gate)[64], const float 
   }
 }
 
-template <int kPair, bool kStream>
+template <int kPair>
 __device__ __forceinline__ void multiply(const SwigluParams& p, const Smem& smem, int rank) {
   const int wg = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128 - 1, 0);  // uniform, and known to be
   const int wg_row = wg * 64;
   const int row =
       wg_row + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4;
-  Walk<kPair, kStream> walk(p.gemm);
+  Walk<kPair> walk(p.gemm);
   Ring<kStages> at;
-  WeightScales<2> scales;
-  Segment next;
+  WeightScales scales;
+  GemmTilePlace next;
   bool more = walk.next(next);
-  if (more) scales.begin(p.gemm, next.tile, 0, next.first, next.count);
+  if (more) scales.begin(p.gemm, next);
   while (more) {
-    const GemmTilePlace now = own_part(next.tile, rank);
-    const int rows = now.rows - wg_row, first = next.first, count = next.count;
-    if (rows <= 0) {
-      for (int kb = 0; kb < count; ++kb, at.advance()) {
+    const GemmTilePlace now = own_part(next, rank);
+    const int rows = now.rows - wg_row;
+    float gate[64] = {}, up[64] = {};
+    if (rows > 0) {
+      sum_steps<kPair>(gate, up, smem, at, scales, p.gemm.k_blocks, wg_row, row + now.row % 4);
+    } else {
+      for (int kb = 0; kb < p.gemm.k_blocks; ++kb, at.advance()) {
         mbarrier_wait(&smem.full[at.stage], at.parity);
         release_stage<kPair>(&smem.empty[at.stage]);
       }
-      more = walk.next(next);
-      if (more) scales.begin(p.gemm, next.tile, 0, next.first, next.count);
-      continue;
     }
-    float gate[64] = {}, up[64] = {};
-    sum_steps<kPair, kStream ? 4 : 8>(gate, up, smem, at, scales, count, wg_row, row + now.row % 4);
     more = walk.next(next);
-    if (more)
-      scales.begin(p.gemm, next.tile, 0, next.first, next.count);  // on their way while this is stored
-    if constexpr (kStream) {
-      const StreamSums sums(p.workspace, wg, always_zero(p.gemm));
-      if (first > 0) {
-        sums.leave(gate, up);
-        continue;
-      }
-      if (count < p.gemm.k_blocks) sums.add(gate, up);
-    }
-    store_tile(gate, up, p, now.row + wg_row, now.col, rows);
+    if (more) scales.begin(p.gemm, next);  // on their way while this is stored
+    if (rows > 0) store_tile(gate, up, p, now.row + wg_row, now.col, rows);
   }
 }
 
-// gemm.split is kPair, so that the walk counts pairs. kStream: see swiglu_stream.cuh.
-template <int kPair, bool kStream>
+// gemm.split is kPair, so that the walk counts pairs.
+template <int kPair>
 __global__ void __launch_bounds__(kThreads, 1)
     swiglu_kernel(const __grid_constant__ CUtensorMap map_x, const __grid_constant__ CUtensorMap map_w,
                   const __grid_constant__ CUtensorMap map_scale, const __grid_constant__ SwigluParams p) {
@@ -228,10 +199,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   grid_launch_dependents();
   if (threadIdx.x < 128) {
     register_limit_decrease<40>();
-    if (threadIdx.x < 32) feed<kPair, kStream>(&map_x, &map_w, &map_scale, p.gemm, smem, rank);
+    if (threadIdx.x < 32) feed<kPair>(&map_x, &map_w, &map_scale, p.gemm, smem, rank);
   } else {
     register_limit_increase<232>();
-    multiply<kPair, kStream>(p, smem, rank);
+    multiply<kPair>(p, smem, rank);
   }
   if constexpr (kPair == 2) {  // no CTA leaves while the other may still write to it
     __syncwarp();

@@ -1,5 +1,5 @@
 #pragma once
-// What the two kernels of the gate/up product share: their parameters, and a step of a math warpgroup.
+// What a math warpgroup of the gate/up product has, and its step.
 
 #include <cstdint>
 
@@ -18,7 +18,6 @@ struct SwigluParams {
   std::int64_t scale_stride;
   __nv_bfloat16* out;  // [rows, n], or null
   std::int64_t out_stride;
-  void* workspace;  // where tiles are shared, see StreamSums
 };
 
 inline constexpr int kBn = 128, kStepK = 128;
@@ -38,34 +37,32 @@ struct Ring {
   }
 };
 
-// The scales of a tile's weights, of kPlanes of (gate, up), 32 blocks of K at a time: lane l holds block l.
-template <int kPlanes>
+// The scales of a tile's weights, of gate and of up, 32 blocks of K at a time: lane l holds block l.
 struct WeightScales {
-  const float* row[kPlanes];
+  const float* row[2];
   int k_blocks;
-  float now[kPlanes], next[kPlanes];
+  float now[2], next[2];
 
-  // Of planes from `plane` on, `count` blocks of K from `first` on.
-  __device__ void begin(const GemmParams& p, const GemmTilePlace& tile, int plane, int first, int count) {
+  __device__ void begin(const GemmParams& p, const GemmTilePlace& tile) {
     const int blocks = p.n / 128;
 #pragma unroll
-    for (int i = 0; i < kPlanes; ++i) {
-      const auto block = static_cast<std::int64_t>(tile.expert * 2 + plane + i) * blocks + tile.col / 128;
-      row[i] = p.w_scale + block * p.w_scale_stride + first;
+    for (int i = 0; i < 2; ++i) {
+      const auto block = static_cast<std::int64_t>(tile.expert * 2 + i) * blocks + tile.col / 128;
+      row[i] = p.w_scale + block * p.w_scale_stride;
     }
-    k_blocks = count;
+    k_blocks = p.k_blocks;
     load(0);
   }
   __device__ void load(int from) {
     const int kb = min(from + static_cast<int>(threadIdx.x) % 32, k_blocks - 1);
 #pragma unroll
-    for (int i = 0; i < kPlanes; ++i) next[i] = __ldg(row[i] + kb);
+    for (int i = 0; i < 2; ++i) next[i] = __ldg(row[i] + kb);
   }
   // Before block kb, in order: keeps the following 32 on their way.
   __device__ void step(int kb) {
     if (kb % 32 != 0) return;
 #pragma unroll
-    for (int i = 0; i < kPlanes; ++i) now[i] = next[i];
+    for (int i = 0; i < 2; ++i) now[i] = next[i];
     if (kb + 32 < k_blocks) load(kb + 32);
   }
   __device__ float of(int i, int kb) const { return __shfl_sync(~0u, now[i], kb % 32); }
