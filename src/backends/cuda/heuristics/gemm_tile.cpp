@@ -57,7 +57,8 @@ double row_blocks(const GemmShape& s, std::int64_t bm, Loads loads) {
 }
 
 // How long the CTAs multiply.
-double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::int64_t steps, double tile_rows) {
+double compute(const GemmShape& s, const TileCost& c, const GemmTile& t, std::int64_t steps,
+               double tile_rows) {
   const std::int64_t tiles = std::llround(tile_rows * d(blocks(s.n, t.bn)));
   const std::int64_t ctas = s.sms / t.cluster;
   if (t.split > 1 && t.bm < kTallRows) {  // all steps, dealt evenly

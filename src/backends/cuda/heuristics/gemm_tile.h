@@ -5,8 +5,8 @@
 namespace trireme::cuda {
 
 // A CTA computes bm rows by bn columns of the output; `cluster` CTAs below each other share the weights that
-// they load. split 2: where tiles are few, CTAs share their K. kGather: a cluster shares the K of each, and all
-// tiles run at once. Of fewer than 128 rows: the thin kernel (sm90/gemm/thin.h).
+// they load. split 2: where tiles are few, CTAs share their K. kGather: a cluster shares the K of each, and
+// all tiles run at once. Of fewer than 128 rows: the thin kernel (sm90/gemm/thin.h).
 struct GemmTile {
   int bm, bn, cluster, split = 1;
 };
@@ -16,9 +16,10 @@ inline constexpr int kGather = 3;      // of `split`
 // The variants of each kind; an index into these is a `variant`. All tall ones with split 1 add the products
 // of a row in the same order, so a row's result does not depend on which of those ran.
 inline constexpr GemmTile kFp8Tiles[] = {
-    {128, 128, 1},  {128, 128, 1, 2}, {128, 256, 1},   {128, 256, 1, 2}, {128, 256, 2},   {128, 192, 1},
-    {128, 192, 2},  {32, 64, 1},      {32, 64, 1, 2},  {32, 128, 1},     {32, 128, 1, 2}, {32, 256, 1},
-    {64, 64, 1, 2}, {64, 128, 1},     {64, 128, 1, 2}, {64, 192, 1},     {128, 128, 1, kGather},
+    {128, 128, 1},   {128, 128, 1, 2},       {128, 256, 1},  {128, 256, 1, 2}, {128, 256, 2},
+    {128, 192, 1},   {128, 192, 2},          {32, 64, 1},    {32, 64, 1, 2},   {32, 128, 1},
+    {32, 128, 1, 2}, {32, 256, 1},           {64, 64, 1, 2}, {64, 128, 1},     {64, 128, 1, 2},
+    {64, 192, 1},    {128, 128, 1, kGather},
 };
 inline constexpr GemmTile kBf16Tiles[] = {{128, 128, 1}, {128, 256, 1}, {128, 256, 2}};
 inline constexpr int kFp8TileCount = sizeof(kFp8Tiles) / sizeof(kFp8Tiles[0]);

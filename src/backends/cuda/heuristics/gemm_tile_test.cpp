@@ -64,6 +64,20 @@ TEST(GemmTile, OneMultiprocessorRunsNoClusters) {
   EXPECT_EQ(tile_of({false, 4096, 1, 8192, 8192, 1}).cluster, 1);
 }
 
+// Drawn one by one some experts have a few rows more than two blocks: wide tiles would make a round more.
+TEST(GemmTile, ExpertsThatDrewAFewRowsMoreGetNarrowerTiles) {
+  EXPECT_LT(tile_of({true, 256, 4, 7168, 2048, 132}).bn, 256);
+}
+
+TEST(GemmTile, ClustersShareTilesOnlyWhereAllRunAtOnce) {
+  EXPECT_EQ(gather_ctas(34, 56, 132), 3);
+  EXPECT_EQ(gather_ctas(17, 56, 132), 6);
+  EXPECT_EQ(gather_ctas(1, 1000, 132), kGatherMost);
+  EXPECT_EQ(gather_ctas(67, 1000, 132), 1);  // more tiles than pairs
+  EXPECT_EQ(gather_ctas(1, 7, 132), 1);      // too few steps for two
+  EXPECT_EQ(gather_ctas(1, 1000, 1), 1);
+}
+
 // Where tiles are few, their K is shared.
 TEST(GemmTile, AFewTilesAreSpreadOverTheChip) {
   EXPECT_GT(tile_of({true, 256, 1, 2112, 7168, 132}).split, 1);

@@ -4,9 +4,9 @@
 
 namespace trireme::cuda {
 
-// A tile is kSwigluRows rows by 128 columns of the output. Of each variant how many CTAs, one below the other,
-// share the weights that they load. All add the products of a row in the same order, so that its result has the
-// same bits.
+// A tile is kSwigluRows rows by 128 columns of the output. Of each variant how many CTAs, one below the
+// other, share the weights that they load. All add the products of a row in the same order, so that its
+// result has the same bits.
 inline constexpr int kSwigluRows = 128;
 inline constexpr int kSwigluPairs[] = {1, 2};
 inline constexpr int kSwigluVariants = sizeof(kSwigluPairs) / sizeof(kSwigluPairs[0]);

@@ -35,7 +35,8 @@ TEST(SwigluChoice, NoPairsWhereHalfOfThemWouldBeIdle) {
 
 // The product has tiles for few rows and few columns.
 TEST(SwigluChoice, PartsWhereTilesAreFew) {
-  for (const std::int64_t rows : {16, 64, 128}) EXPECT_FALSE(swiglu_fused_is_faster(dense(rows, 2048))) << rows;
+  for (const std::int64_t rows : {16, 64, 128})
+    EXPECT_FALSE(swiglu_fused_is_faster(dense(rows, 2048))) << rows;
 }
 
 TEST(SwigluChoice, EveryShapeAndChipHasAVariant) {

@@ -14,11 +14,11 @@ struct Kernel {
   int bn, pair, split;
   cudaError_t (*launch)(const GemmLaunch&);
 };
-constexpr Kernel kFp8Kernels[] = {{256, 1, 1, launch_fp8_128x256},       {256, 2, 1, launch_fp8_128x256_pair},
-                                  {256, 1, 2, launch_fp8_128x256_split}, {192, 1, 1, launch_fp8_128x192},
-                                  {192, 2, 1, launch_fp8_128x192_pair},  {128, 1, 1, launch_fp8_128x128},
-                                  {128, 1, 2, launch_fp8_128x128_split},
-                                  {128, 1, kGather, launch_fp8_128x128_gather}};
+constexpr Kernel kFp8Kernels[] = {
+    {256, 1, 1, launch_fp8_128x256},       {256, 2, 1, launch_fp8_128x256_pair},
+    {256, 1, 2, launch_fp8_128x256_split}, {192, 1, 1, launch_fp8_128x192},
+    {192, 2, 1, launch_fp8_128x192_pair},  {128, 1, 1, launch_fp8_128x128},
+    {128, 1, 2, launch_fp8_128x128_split}, {128, 1, kGather, launch_fp8_128x128_gather}};
 constexpr Kernel kBf16Kernels[] = {{256, 1, 1, launch_bf16_128x256},
                                    {256, 2, 1, launch_bf16_128x256_pair},
                                    {128, 1, 1, launch_bf16_128x128}};

@@ -107,8 +107,12 @@ class Bench {
   }
 
   int chosen() const {
-    return choose_gemm_tile(
-        {.fp8 = c_.fp8, .rows_per_group = c_.m, .groups = c_.experts, .n = c_.n, .k = c_.k, .even = c_.loads == Loads::even});
+    return choose_gemm_tile({.fp8 = c_.fp8,
+                             .rows_per_group = c_.m,
+                             .groups = c_.experts,
+                             .n = c_.n,
+                             .k = c_.k,
+                             .even = c_.loads == Loads::even});
   }
 
  private:

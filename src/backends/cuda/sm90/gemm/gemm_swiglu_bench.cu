@@ -93,16 +93,18 @@ class Bench {
       const cudaError_t e = gemm(best);
       return e != cudaSuccess ? e : swiglu();
     });
-    const int v0 = choose_gemm_tile(
-        {.rows_per_group = c_.m, .groups = c_.experts, .n = 2 * c_.n, .k = c_.k, .even = c_.loads == Loads::even});
+    const int v0 = choose_gemm_tile({.rows_per_group = c_.m,
+                                     .groups = c_.experts,
+                                     .n = 2 * c_.n,
+                                     .k = c_.k,
+                                     .even = c_.loads == Loads::even});
     std::printf("%-28s product %7.1f us by v%d (v%d, chosen: %.1f), product and swiglu %7.1f\n", c_.name,
                 product[size(best)], best, v0, product[size(v0)], two);
     const double flops = 4.0 * c_.experts * c_.m * c_.n * c_.k;
     for (int v = 0; v < kSwigluVariants; ++v) {
       const double one = time([&] { return fused(v); });
-      std::printf("  fused p%d %7.1f us %5.0f TFLOPS %5.2f TB/s, gain %6.2f%%%s\n",
-                  kSwigluPairs[v], one, flops / one * 1e-6,
-                  static_cast<double>(w_.bytes()) / one * 1e-6, 100 * (two / one - 1),
+      std::printf("  fused p%d %7.1f us %5.0f TFLOPS %5.2f TB/s, gain %6.2f%%%s\n", kSwigluPairs[v], one,
+                  flops / one * 1e-6, static_cast<double>(w_.bytes()) / one * 1e-6, 100 * (two / one - 1),
                   v == chosen() ? " *" : "");
     }
     std::fflush(stdout);
@@ -123,8 +125,11 @@ class Bench {
     return r;
   }
   int chosen() const {
-    return choose_swiglu_tile(
-        {.rows_per_group = c_.m, .groups = c_.experts, .n = c_.n, .k = c_.k, .even = c_.loads == Loads::even});
+    return choose_swiglu_tile({.rows_per_group = c_.m,
+                               .groups = c_.experts,
+                               .n = c_.n,
+                               .k = c_.k,
+                               .even = c_.loads == Loads::even});
   }
   cudaError_t fused(int variant) {
     GemmSwigluArgs a;

@@ -44,8 +44,8 @@ class DeviceBuffer {
   std::size_t count_;
 };
 
-// How rows are spread over experts: as many each; as Zipf's law has it; as if each were drawn by itself, which
-// leaves a few more here and a few less there.
+// How rows are spread over experts: as many each; as Zipf's law has it; as if each were drawn by itself,
+// which leaves a few more here and a few less there.
 enum class Loads { even, zipf, drawn };
 
 // The rows of each expert, m in the mean, or where they end.

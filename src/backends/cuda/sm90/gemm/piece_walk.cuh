@@ -1,7 +1,8 @@
 #pragma once
 // Which steps of K of which tiles a CTA takes: whole tiles, and of the last ones, where they are fewer than
-// half of the CTAs, slices of K; or of one tile the slice of K that its place in its cluster says. Slices of the same steps run side by side, so that what tiles have in common
-// is still in L2. One warp walks, the others hear from it.
+// half of the CTAs, slices of K; or of one tile the slice of K that its place in its cluster says. Slices of
+// the same steps run side by side, so that what tiles have in common is still in L2. One warp walks, the
+// others hear from it.
 //
 // Where tiles are alike each CTA takes every n-th. Experts' last tiles may have few rows and are done early:
 // CTAs then take the next tile of all as they come free. That keeps them busy, and it keeps tiles of the same
@@ -103,7 +104,7 @@ class PieceWalk {
   const int k_blocks_;
   int tile_;  // the next one; lane 0 knows
   int ctas_;
-  int whole_ = 0x7FFFFFFF;   // tiles that do not meet
+  int whole_ = 0x7FFFFFFF;     // tiles that do not meet
   int left_ = 1, slices_ = 0;  // tiles that do; where a cluster shares each, this CTA's slice
 };
 

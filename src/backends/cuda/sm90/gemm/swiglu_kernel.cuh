@@ -84,8 +84,8 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
 // can goes in the shadow of a multiply, as in math_loop.cuh.
 template <int kPair>
 __device__ __forceinline__ void sum_steps(float (&gate)[64], float (&up)[64], const Smem& smem,
-                                          Ring<kStages>& at, WeightScales& weights, int k_blocks,
-                                          int wg_row, int scale_row) {
+                                          Ring<kStages>& at, WeightScales& weights, int k_blocks, int wg_row,
+                                          int scale_row) {
   const std::uint64_t x0 = wgmma_operand(smem_address(smem.x + wg_row * kStepK));
   const std::uint64_t w0 = wgmma_operand(smem_address(smem.w));
   // Of step kb, rows and weights multiplied: of gate for rows r and r + 8 of this thread, and of up.

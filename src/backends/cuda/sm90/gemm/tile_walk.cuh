@@ -8,8 +8,8 @@
 
 namespace trireme::cuda {
 
-// How CTAs share the K of a tile: not at all; the last tiles, which meet in global memory (split_sum.cuh); all
-// tiles, in clusters (gather.cuh).
+// How CTAs share the K of a tile: not at all; the last tiles, which meet in global memory (split_sum.cuh);
+// all tiles, in clusters (gather.cuh).
 enum class TileShare : std::uint8_t { none, meet, gather };
 
 struct GemmParams {
