@@ -20,6 +20,9 @@ static_assert(std::size(kFusedTile) == kSwigluVariants && std::size(kFusedStep) 
 constexpr double kLaunch = 7.0;
 constexpr double kSecondLaunch = 2.5, kPassBytesPerUs = 3.5e6;  // of SwiGLU by itself
 constexpr double kWeightBytesPerUs = 4.1e6;
+// Below, either is launches, and a choice between them would make tokens depend on their company: only one of
+// them rounds gate and up.
+constexpr std::int64_t kLeastDepth = 1024;
 constexpr double kClearly = 0.985;  // below it these numbers tell two costs apart
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
@@ -99,7 +102,7 @@ int choose_swiglu_tile(const SwigluShape& s) {
 }
 
 bool swiglu_fused_is_faster(const SwigluShape& s) {
-  return fused_cost(s, choose_swiglu_tile(s)) < kClearly * parts_cost(s);
+  return s.k >= kLeastDepth && fused_cost(s, choose_swiglu_tile(s)) < kClearly * parts_cost(s);
 }
 
 }  // namespace trireme::cuda

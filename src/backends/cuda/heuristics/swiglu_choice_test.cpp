@@ -39,6 +39,13 @@ TEST(SwigluChoice, PartsWhereTilesAreFew) {
     EXPECT_FALSE(swiglu_fused_is_faster(dense(rows, 2048))) << rows;
 }
 
+TEST(SwigluChoice, ASmallModelRunsPartsForAnyBatch) {
+  for (const std::int64_t rows : {1, 16, 256, 1024, 8192}) {
+    EXPECT_FALSE(swiglu_fused_is_faster({.rows_per_group = rows, .groups = 1, .n = 1024, .k = 512})) << rows;
+    EXPECT_FALSE(swiglu_fused_is_faster({.rows_per_group = rows, .groups = 16, .n = 128, .k = 512})) << rows;
+  }
+}
+
 TEST(SwigluChoice, EveryShapeAndChipHasAVariant) {
   for (const int sms : {1, 2, 78, 114, 132}) {
     for (std::int64_t rows = 1; rows <= 100000; rows = rows * 3 + 1) {

@@ -92,28 +92,26 @@ class Fp8Steps {
       return Scales(weights, step, smem.scale + at.stage * (C::kScaleBytes / 4) + scale_row, first_cols);
     };
     Scales now = scales(0), next;
-    const auto step = [&](const auto& in_shadow) {
+    int i = 0;
+#pragma unroll C::kUnroll
+    do {
       const std::uint64_t x = x0 + static_cast<std::uint32_t>(at.stage * (C::kXBytes / 16));
       const std::uint64_t w = w0 + static_cast<std::uint32_t>(at.stage * (C::kWBytes / 16));
       const std::uint32_t empty = release_address<C::kPair>(&smem.empty[at.stage]);
       at.advance();
+      ++i;
       float part[kPart];
 #pragma unroll
       for (int ni = 0; ni < C::kNi; ++ni) {
         multiply(part, x, w + ni * (C::kPartN * C::kRowBytes / 16));
         const bool last = ni == C::kNi - 1;
-        if (last) in_shadow();
+        if (last && i < piece.steps) next = scales(i);
         wgmma_wait<0>();
         if (last) release_at<C::kPair>(empty);
         add(&acc[ni * kPart], part, &now.of[ni * kPart / kGroup]);
       }
-    };
-#pragma unroll C::kUnroll
-    for (int i = 1; i < piece.steps; ++i) {
-      step([&] { next = scales(i); });
       now = next;
-    }
-    step([] {});
+    } while (i < piece.steps);
   }
 
  private:
@@ -194,29 +192,30 @@ __device__ __forceinline__ void hand_over(float (&acc)[C::kBn / 2], const GemmPa
                                           const GemmPiece& piece, const GemmTilePlace& tile,
                                           const GemmSmem<C>& smem, int wg, std::uint32_t& sent_parity) {
   constexpr int kPart = C::kPartN / 2;
-  const int rows = tile.rows - 64 * wg, row = tile.row + 64 * wg;
+  const int rows = tile.rows - 64 * wg, cols = p.n - tile.col, row = tile.row + 64 * wg;
+  finish<C::kBn / 2>(acc, p, row, tile.col, rows, cols);
   const bool staged = is_staged(p, piece, rows);
 #pragma unroll
   for (int ni = 0; ni < C::kNi; ++ni) {
-    const int first = tile.col + ni * C::kPartN, cols = p.n - first;
-    if (cols <= 0) break;
-    float* const part = &acc[ni * kPart];
-    finish<kPart>(part, p, row, first, rows, cols);
+    const int first = ni * C::kPartN;
+    if (first >= cols) break;
     if (staged) {
       mbarrier_wait(&smem.sent[wg], sent_parity);
       sent_parity ^= 1;
 #pragma unroll
-      for (int c = 0; c < C::kChunks; ++c) stage_bf16(part + 32 * c, smem.chunk(wg, c));
+      for (int c = 0; c < C::kChunks; ++c) stage_bf16(&acc[ni * kPart + 32 * c], smem.chunk(wg, c));
       fence_proxy_async();
       __syncwarp();
       if (threadIdx.x % 32 == 0) mbarrier_arrive(&smem.staged[wg]);
       continue;
     }
-    const std::int64_t to = static_cast<std::int64_t>(row) * p.out_stride + first;
+    const std::int64_t to = static_cast<std::int64_t>(row) * p.out_stride + tile.col + first;
     if (p.out_f32) {
-      store_f32<kPart>(part, static_cast<float*>(p.out) + to, p.out_stride, rows, cols, always_zero(p));
+      store_f32<kPart>(&acc[ni * kPart], static_cast<float*>(p.out) + to, p.out_stride, rows, cols - first,
+                       always_zero(p));
     } else {
-      store_bf16<kPart>(part, static_cast<__nv_bfloat16*>(p.out) + to, p.out_stride, rows, cols);
+      store_bf16<kPart>(&acc[ni * kPart], static_cast<__nv_bfloat16*>(p.out) + to, p.out_stride, rows,
+                        cols - first);
     }
   }
 }
