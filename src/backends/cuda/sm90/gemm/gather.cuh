@@ -39,36 +39,24 @@ __device__ __forceinline__ void gather(const float (&acc)[C::kBn / 2], const Gem
   mbarrier_wait_cluster(smem.gathered, 0);
   if (rows <= 0) return;
   const int rank = static_cast<int>(cluster_cta_rank());
-  const int first = kPairs * rank / p.split, count = kPairs * (rank + 1) / p.split - first;
-  constexpr int kMost = kPairs / 2;  // pairs of columns that are this CTA's: a cluster has two CTAs at least
-  float sum[kMost][8] = {};
-#pragma unroll 2
-  for (int from = 0; from < p.split; ++from) {
-    const std::uint32_t there = cluster_address(mine + 64 * first, static_cast<std::uint32_t>(from));
-    float4 v[kMost][2];
-#pragma unroll
-    for (int i = 0; i < kMost; ++i) {
-      if (i >= count) continue;
-      v[i][0] = load_cluster(there + 1024 * i);
-      v[i][1] = load_cluster(there + 1024 * i + 512);
+#pragma unroll 1
+  for (int i = kPairs * rank / p.split; i < kPairs * (rank + 1) / p.split; ++i) {
+    const int col = tile.col + 16 * i, cols = p.n - col;
+    if (cols <= 0) return;
+    float sum[8] = {};
+#pragma unroll 4
+    for (int from = 0; from < p.split; ++from) {
+      const std::uint32_t there = cluster_address(mine + 64 * i, static_cast<std::uint32_t>(from));
+      const float4 a = load_cluster(there), b = load_cluster(there + 512);
+      sum[0] += a.x, sum[1] += a.y, sum[2] += a.z, sum[3] += a.w;
+      sum[4] += b.x, sum[5] += b.y, sum[6] += b.z, sum[7] += b.w;
     }
-#pragma unroll
-    for (int i = 0; i < kMost; ++i) {
-      if (i >= count) continue;
-      sum[i][0] += v[i][0].x, sum[i][1] += v[i][0].y, sum[i][2] += v[i][0].z, sum[i][3] += v[i][0].w;
-      sum[i][4] += v[i][1].x, sum[i][5] += v[i][1].y, sum[i][6] += v[i][1].z, sum[i][7] += v[i][1].w;
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kMost; ++i) {
-    const int col = tile.col + 16 * (first + i), cols = p.n - col;
-    if (i >= count || cols <= 0) return;
-    finish<8>(sum[i], p, row, col, rows, cols);
+    finish<8>(sum, p, row, col, rows, cols);
     const std::int64_t at = static_cast<std::int64_t>(row) * p.out_stride + col;
     if (p.out_f32) {
-      store_f32<8>(sum[i], static_cast<float*>(p.out) + at, p.out_stride, rows, cols, none);
+      store_f32<8>(sum, static_cast<float*>(p.out) + at, p.out_stride, rows, cols, none);
     } else {
-      store_bf16<8>(sum[i], static_cast<__nv_bfloat16*>(p.out) + at, p.out_stride, rows, cols);
+      store_bf16<8>(sum, static_cast<__nv_bfloat16*>(p.out) + at, p.out_stride, rows, cols);
     }
   }
 }

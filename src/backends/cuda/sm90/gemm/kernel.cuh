@@ -175,23 +175,24 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   const int rank = C::kPair == 2 ? static_cast<int>(cluster_cta_rank()) : 0;
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and known to be
   if (warp == 0) {
-    const int lane = static_cast<int>(threadIdx.x);
-    if (lane == 0) prefetch_tensor_map(&map_w);
-    if (lane < C::kStages) {
-      mbarrier_init(&smem.full[lane], 1);
-      mbarrier_init(&smem.empty[lane], C::kMathWarps * C::kPair);
+    if (threadIdx.x == 0) {
+      prefetch_tensor_map(&map_w);
+      for (int s = 0; s < C::kStages; ++s) {
+        mbarrier_init(&smem.full[s], 1);
+        mbarrier_init(&smem.empty[s], C::kMathWarps * C::kPair);
+      }
+      for (int i = 0; i < 2; ++i) {
+        mbarrier_init(&smem.staged[i], C::kGather ? static_cast<std::uint32_t>(p.split) : 4);
+        mbarrier_init(&smem.sent[i], 1);
+      }
+      for (int i = 0; i < C::kPlaces; ++i) {
+        mbarrier_init(&smem.pieces.told[i], 1);
+        mbarrier_init(&smem.pieces.heard[i], C::kMathWarps + 2);
+      }
+      fence_mbarrier_init();
+      fence_proxy_async();
+      prefetch_tensor_map(&map_x);
     }
-    if (lane < 2) {
-      mbarrier_init(&smem.staged[lane], C::kGather ? static_cast<std::uint32_t>(p.split) : 4);
-      mbarrier_init(&smem.sent[lane], 1);
-    }
-    if (lane < C::kPlaces) {
-      mbarrier_init(&smem.pieces.told[lane], 1);
-      mbarrier_init(&smem.pieces.heard[lane], C::kMathWarps + 2);
-    }
-    if (lane == 0) prefetch_tensor_map(&map_x);
-    fence_mbarrier_init();
-    fence_proxy_async();
     __syncwarp();
   } else if (warp == 1 && threadIdx.x % 32 == 0) {
     if constexpr (C::kFp8) prefetch_tensor_map(&map_scale);

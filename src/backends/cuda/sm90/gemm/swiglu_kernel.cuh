@@ -183,10 +183,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     prefetch_tensor_map(&map_x);
     prefetch_tensor_map(&map_w);
     prefetch_tensor_map(&map_scale);
-  }
-  if (threadIdx.x < kStages) {
-    mbarrier_init(&smem.full[threadIdx.x], 1);
-    mbarrier_init(&smem.empty[threadIdx.x], 8 * kPair);  // every math warp
+    for (int s = 0; s < kStages; ++s) {
+      mbarrier_init(&smem.full[s], 1);
+      mbarrier_init(&smem.empty[s], 8 * kPair);  // every math warp
+    }
     fence_mbarrier_init();
   }
   if constexpr (kPair == 2) {

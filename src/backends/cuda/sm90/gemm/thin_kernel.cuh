@@ -155,19 +155,18 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     feed_tokens<C>(&map_x, &map_scale, p, smem);
     return;
   }
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  if (lane == 0) prefetch_tensor_map(&map_w);
-  if (lane < C::kStages) {
-    mbarrier_init(&smem.full[lane], 1);
-    mbarrier_init(&smem.empty[lane], 4 * C::kWgM);
-  }
-  if (lane < C::kPieces) {
-    mbarrier_init(&smem.piece_full[lane], 1);
-    mbarrier_init(&smem.piece_empty[lane], C::kMathWarps);
-  }
-  fence_mbarrier_init();
-  fence_proxy_async();
-  if (lane == 0) {
+  if (threadIdx.x % 32 == 0) {
+    prefetch_tensor_map(&map_w);
+    for (int s = 0; s < C::kStages; ++s) {
+      mbarrier_init(&smem.full[s], 1);
+      mbarrier_init(&smem.empty[s], 4 * C::kWgM);
+    }
+    for (int s = 0; s < C::kPieces; ++s) {
+      mbarrier_init(&smem.piece_full[s], 1);
+      mbarrier_init(&smem.piece_empty[s], C::kMathWarps);
+    }
+    fence_mbarrier_init();
+    fence_proxy_async();
     prefetch_tensor_map(&map_x);
     prefetch_tensor_map(&map_scale);
   }
