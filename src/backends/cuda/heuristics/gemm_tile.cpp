@@ -25,13 +25,13 @@ constexpr double kLaunch = 8.0, kThinLaunch = 7.0;  // to the first step, and fr
 // As its times look from outside.
 constexpr TileCost kCublasLt = {true, 128, 128, 0.366, 1.09};
 constexpr double kCublasLtLaunch = 6.3;
-constexpr double kPair = 0.3, kPairStep = 0.99;  // two CTAs that share weights
-constexpr double kGatherCost = 2.84;             // exchanging sums within a cluster
-constexpr double kMeet = 5.5;                    // the same in global memory
-constexpr double kWideSlice = 15.6;              // adding what one more CTA has, where tiles have 256 columns
-constexpr double kThinMeet = 5.95;               // as kMeet, of the thin kernel
-constexpr double kAgain = 0.51;                  // of the weights, for each more row block of thin tiles
-constexpr double kBytesPerUs = 3.72e6;           // of weights, from memory
+constexpr double kPair = 1.6, kPairStep = 0.985;  // two CTAs that share weights
+constexpr double kGatherCost = 2.84;              // exchanging sums within a cluster
+constexpr double kMeet = 5.5;                     // the same in global memory
+constexpr double kWideSlice = 15.6;     // adding what one more CTA has, where tiles have 256 columns
+constexpr double kThinMeet = 5.95;      // as kMeet, of the thin kernel
+constexpr double kAgain = 0.51;         // of the weights, for each more row block of thin tiles
+constexpr double kBytesPerUs = 3.72e6;  // of weights, from memory
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
