@@ -31,7 +31,7 @@ TEST(DenseChoice, ASmallModelsProductsAreOursWithOneTileForAnyBatch) {
   constexpr std::int64_t kShapes[][2] = {{832, 512}, {768, 256}, {512, 512}, {2048, 512}, {512, 1024}};
   for (const auto& [n, k] : kShapes) {
     const int tile = choose_gemm_tile({.fp8 = true, .rows_per_group = 1, .groups = 1, .n = n, .k = k});
-    for (const std::int64_t rows : {2, 16, 31, 64, 96, 160, 256}) {
+    for (const std::int64_t rows : {2, 16, 31, 64, 96, 160, 256, 1000, 8192}) {
       const GemmShape s = {.fp8 = true, .rows_per_group = rows, .groups = 1, .n = n, .k = k};
       EXPECT_EQ(choose_gemm_tile(s), tile) << rows << " x " << n << " x " << k;
       EXPECT_FALSE(cublaslt_is_faster(rows, n, k)) << rows << " x " << n << " x " << k;

@@ -16,22 +16,26 @@ struct TileCost {
   double step, tile;
 };
 constexpr TileCost kCosts[] = {
-    {true, 128, 256, 0.659, 3.45}, {true, 128, 192, 0.551, 0.93}, {true, 128, 128, 0.403, 0.54},
-    {true, 64, 192, 0.407, 3.33},  {true, 64, 128, 0.300, 1.89},  {true, 64, 64, 0.218, 0.44},
-    {true, 32, 256, 0.422, 0.11},  {true, 32, 128, 0.188, 0.41},  {true, 32, 64, 0.108, 1.72},
+    {true, 128, 256, 0.669, 0.96}, {true, 128, 192, 0.569, 0.52}, {true, 128, 128, 0.426, 0.32},
+    {true, 64, 192, 0.498, 2.61},  {true, 64, 128, 0.401, 1.17},  {true, 64, 64, 0.207, 0.29},
+    {true, 32, 256, 0.610, 0.02},  {true, 32, 128, 0.221, 1.02},  {true, 32, 64, 0.124, 1.37},
     {false, 128, 256, 0.72, 2.7},  {false, 128, 128, 0.43, 1.0},
 };
 constexpr double kLaunch = 8.0, kThinLaunch = 7.0;  // to the first step, and from the last
+// More where tiles have 256 columns: their stages are larger, and so is their code.
+constexpr double kWideStart = 6.06;
 // As its times look from outside.
-constexpr TileCost kCublasLt = {true, 128, 128, 0.366, 1.09};
+constexpr TileCost kCublasLt = {true, 128, 128, 0.367, 0.97};
 constexpr double kCublasLtLaunch = 6.3;
-constexpr double kPair = 1.6, kPairStep = 0.985;  // two CTAs that share weights
-constexpr double kGatherCost = 2.84;              // exchanging sums within a cluster
-constexpr double kMeet = 5.5;                     // the same in global memory
-constexpr double kWideSlice = 15.6;     // adding what one more CTA has, where tiles have 256 columns
-constexpr double kThinMeet = 5.95;      // as kMeet, of the thin kernel
-constexpr double kAgain = 0.51;         // of the weights, for each more row block of thin tiles
-constexpr double kBytesPerUs = 3.72e6;  // of weights, from memory
+constexpr double kPair = 1.27, kPairStep = 0.98;  // two CTAs that share weights
+constexpr double kGatherCost = 3.78;              // exchanging sums within a cluster
+constexpr double kMeet = 6.95;                    // the same in global memory
+constexpr double kWideSlice = 12.8;     // adding what one more CTA has, where tiles have 256 columns
+constexpr double kThinMeet = 5.15;      // as kMeet, of the thin kernel
+constexpr double kAgain = 0.367;        // of the weights, for each more row block of thin tiles
+constexpr double kBytesPerUs = 3.77e6;  // of weights, from memory
+
+constexpr std::int64_t kSmallRows = 64;  // that small products are taken to have
 
 std::int64_t blocks(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
 
@@ -102,20 +106,25 @@ double cost(const GemmShape& s, const TileCost& c, const GemmTile& t, double lau
 
 }  // namespace
 
+bool is_small_product(std::int64_t n, std::int64_t k) { return n * k <= std::int64_t{1} << 20; }
+
 double gemm_microseconds(const GemmShape& s, int variant) {
   const GemmTile& t = s.fp8 ? kFp8Tiles[variant] : kBf16Tiles[variant];
   const auto* c = std::find_if(std::begin(kCosts), std::end(kCosts), [&](const TileCost& m) {
     return m.fp8 == s.fp8 && m.bm == t.bm && m.bn == t.bn;
   });
   if (c == std::end(kCosts) || t.cluster > s.sms) return std::numeric_limits<double>::infinity();
-  return cost(s, *c, t, t.bm < kTallRows ? kThinLaunch : kLaunch);
+  const double wide = s.fp8 && t.bn > 192 ? kWideStart : 0;
+  return cost(s, *c, t, t.bm < kTallRows ? kThinLaunch : kLaunch + wide);
 }
 
 double cublaslt_microseconds(const GemmShape& s) {
   return cost(s, kCublasLt, {128, 128, 1}, kCublasLtLaunch);
 }
 
-int choose_gemm_tile(const GemmShape& s) {
+int choose_gemm_tile(const GemmShape& of) {
+  GemmShape s = of;
+  if (is_small_product(s.n, s.k)) s.rows_per_group = kSmallRows;
   const int count = s.fp8 ? kFp8TileCount : kBf16TileCount;
   int best = 0;
   for (int i = 1; i < count; ++i) {

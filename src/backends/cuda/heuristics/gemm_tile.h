@@ -34,6 +34,10 @@ struct GemmShape {
   bool even = false;  // every group has just so many rows
 };
 
+// A product with so few weights is a launch whatever its tile. It runs one tile, and never cuBLASLt, however
+// many rows there are: a choice would only make tokens depend on their company.
+bool is_small_product(std::int64_t n, std::int64_t k);
+
 // REQUIRES: all of the shape positive. A variant of its kind.
 int choose_gemm_tile(const GemmShape&);
 
