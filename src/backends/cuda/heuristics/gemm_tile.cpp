@@ -16,14 +16,14 @@ struct TileCost {
   double step, tile;
 };
 constexpr TileCost kCosts[] = {
-    {true, 128, 256, 0.669, 0.96}, {true, 128, 192, 0.569, 0.52}, {true, 128, 128, 0.426, 0.32},
+    {true, 128, 256, 0.669, 1.90}, {true, 128, 192, 0.569, 0.52}, {true, 128, 128, 0.426, 0.32},
     {true, 64, 192, 0.498, 2.61},  {true, 64, 128, 0.401, 1.17},  {true, 64, 64, 0.207, 0.29},
     {true, 32, 256, 0.610, 0.02},  {true, 32, 128, 0.221, 1.02},  {true, 32, 64, 0.124, 1.37},
     {false, 128, 256, 0.72, 2.7},  {false, 128, 128, 0.43, 1.0},
 };
 constexpr double kLaunch = 8.0, kThinLaunch = 7.0;  // to the first step, and from the last
 // More where tiles have 256 columns: their stages are larger, and so is their code.
-constexpr double kWideStart = 6.06;
+constexpr double kWideStart = 4.0;
 // As its times look from outside.
 constexpr TileCost kCublasLt = {true, 128, 128, 0.367, 0.97};
 constexpr double kCublasLtLaunch = 6.3;
