@@ -171,7 +171,9 @@ Result<Json> tuning(Backend& backend, cuda::KernelBenchOptions options) {
   const Chip& chip = backend.device().chip();
   options.started = [&](const cuda::BenchYardsticks& b) {
     print_header(chip, b);
-    fmt::print("tiles: rows x columns, c: CTAs that share x, s: parts of K\n\n");
+    fmt::print(
+        "tiles: rows x columns, c: CTAs that share weights, s: K whole (1), shared in L2 (2), in a cluster "
+        "(3)\n\n");
     fmt::print("{:<18}{:<44}{:>9}{:>10}  {:<18}{:>9}  {:<18}{:>8}{:>10}{:>9}  {}\n", "kernel", "shape",
                "best us", "of floor", "tile", "chosen us", "tile", "slower", "cuBLASLt", "serving",
                "which serves");

@@ -204,11 +204,7 @@ class EngineImpl final : public Engine {
   void note_lost(const std::optional<Error>& error) {
     if (!error || error->code != ErrorCode::kUnavailable || lost_) return;
     lost_ = *error;
-    {
-      // Before any request hears of it: whoever does, and asks how the engine is, is told the same.
-      std::lock_guard lock(stats_mutex_);
-      stats_.device_error = lost_->message;
-    }
+    publish();  // before any request hears of it: whoever then asks how the engine is, is told the same
     spdlog::critical("the device is lost: {}. Every request ends now; restart the server", error->message);
     for (const auto& [seq, live] : live_) scheduler_.cancel(seq);
   }

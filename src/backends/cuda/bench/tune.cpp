@@ -12,6 +12,11 @@ namespace {
 using Variant = std::function<cudaError_t(int)>;
 constexpr int kRival = -1;
 
+// Else as in serving, which knows their mean alone.
+bool loads_are_known(const TuneShape& c) {
+  return c.layout != ProductRows::kZipf && c.layout != ProductRows::kDrawn;
+}
+
 std::vector<i32> sizes_of(const TuneShape& c) {
   if (c.layout == ProductRows::kZipf) return zipf_sizes(c.experts, c.experts * c.m, kSkewSeed);
   if (c.layout == ProductRows::kDrawn) return drawn_sizes(c.experts, c.experts * c.m);
@@ -26,7 +31,7 @@ GemmRows rows_of(RowMemory& m, const TuneShape& c) {
   if (c.layout == ProductRows::kDense) return r;
   r.layout = RowLayout::packed;
   r.experts = static_cast<int>(c.experts);
-  if (c.layout == ProductRows::kPacked) r.rows_hint = c.m;  // else serving's not knowing
+  if (loads_are_known(c)) r.rows_hint = c.m;
   r.counts = m.copy(ends_of(sizes_of(c))).data();
   return r;
 }
@@ -102,7 +107,7 @@ Result<TuneRow> tune(BenchSession& s, const TuneShape& c) {
                                  .n = c.n,
                                  .k = c.k,
                                  .sms = s.device().chip().units,
-                                 .even = c.layout != ProductRows::kZipf && c.layout != ProductRows::kDrawn});
+                                 .even = loads_are_known(c)});
   row.serving_cublaslt = row.cublaslt_us > 0 && (!c.fp8 || cublaslt_is_faster(c.m, c.n, c.k));
   return row;
 }

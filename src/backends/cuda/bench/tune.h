@@ -23,7 +23,7 @@ struct TuneShape {
 };
 
 // Each shape of the tables in bench/shapes.h, and DeepSeek-V3's projections at kTuneRows, those of experts
-// also with skewed loads; none twice. With `rows`, only those numbers of rows.
+// also with skewed loads and drawn ones; none twice. With `rows`, only those numbers of rows.
 std::vector<TuneShape> tune_shapes(const std::vector<i64>& rows);
 
 // A variant as the table of tiles has it.

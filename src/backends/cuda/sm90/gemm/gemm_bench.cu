@@ -22,7 +22,6 @@ struct Case {
   bool fp8;
   int experts, m, n, k;  // m: rows of each expert
   int max_m;
-  Loads loads = Loads::even;
 };
 
 constexpr Case kCases[] = {
@@ -33,10 +32,6 @@ constexpr Case kCases[] = {
     {"masked-64x32-n7168-k2048", RowLayout::masked, true, 64, 32, 7168, 2048, 128},
     {"packed-8x1024-n4096-k7168", RowLayout::packed, true, 8, 1024, 4096, 7168, 0},
     {"packed-8x1024-n7168-k2048", RowLayout::packed, true, 8, 1024, 7168, 2048, 0},
-    {"drawn-4x256-n7168-k2048", RowLayout::packed, true, 4, 256, 7168, 2048, 0, Loads::drawn},
-    {"zipf-4x256-n7168-k2048", RowLayout::packed, true, 4, 256, 7168, 2048, 0, Loads::zipf},
-    {"drawn-4x512-n7168-k2048", RowLayout::packed, true, 4, 512, 7168, 2048, 0, Loads::drawn},
-    {"zipf-4x512-n7168-k2048", RowLayout::packed, true, 4, 512, 7168, 2048, 0, Loads::zipf},
     {"dense-m32-n2112-k7168", RowLayout::dense, true, 1, 32, 2112, 7168, 0},
     {"dense-m256-n2112-k7168", RowLayout::dense, true, 1, 256, 2112, 7168, 0},
     {"dense-m256-n24576-k1536", RowLayout::dense, true, 1, 256, 24576, 1536, 0},
@@ -107,17 +102,15 @@ class Bench {
   }
 
   int chosen() const {
-    return choose_gemm_tile({.fp8 = c_.fp8,
-                             .rows_per_group = c_.m,
-                             .groups = c_.experts,
-                             .n = c_.n,
-                             .k = c_.k,
-                             .even = c_.loads == Loads::even});
+    return choose_gemm_tile(
+        {.fp8 = c_.fp8, .rows_per_group = c_.m, .groups = c_.experts, .n = c_.n, .k = c_.k, .even = true});
   }
 
  private:
   static std::vector<int> count_words(const Case& c) {
-    return expert_counts(c.loads, c.experts, c.m, c.layout == RowLayout::packed);
+    std::vector<int> v;
+    for (int e = 0; e < c.experts; ++e) v.push_back(c.layout == RowLayout::packed ? (e + 1) * c.m : c.m);
+    return v;
   }
   cudaError_t launch(int variant) {
     GemmRows r;
@@ -126,7 +119,7 @@ class Bench {
     r.counts = c_.layout == RowLayout::dense ? nullptr : counts_.get();
     r.rows = rows_;
     r.max_m = c_.max_m;
-    if (c_.loads == Loads::even) r.rows_hint = c_.m;
+    r.rows_hint = c_.m;
     if constexpr (sizeof(T) == 1) {
       return gemm_fp8({.x = x_.get(),
                        .x_stride = c_.k,

@@ -2,8 +2,10 @@
 // Medians with L2 flushed before each.
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 
+#include "backends/cuda/bench/judge.h"
 #include "backends/cuda/heuristics/gemm_tile.h"
 #include "backends/cuda/heuristics/swiglu_choice.h"
 #include "backends/cuda/sm90/gemm/gemm_swiglu.h"
@@ -14,6 +16,8 @@ namespace trireme::cuda {
 namespace {
 
 using namespace gemm_testing;
+
+enum class Loads { even, zipf, drawn };
 
 struct Case {
   const char* name;
@@ -112,7 +116,11 @@ class Bench {
 
  private:
   static std::vector<int> counts(const Case& c) {
-    return expert_counts(c.loads, c.experts, c.m, c.layout == RowLayout::packed);
+    std::vector<int> v(size(c.experts), c.m);
+    if (c.loads == Loads::zipf) v = zipf_sizes(c.experts, c.experts * c.m, 1);
+    if (c.loads == Loads::drawn) v = drawn_sizes(c.experts, c.experts * c.m);
+    if (c.layout == RowLayout::packed) std::partial_sum(v.begin(), v.end(), v.begin());
+    return v;
   }
   GemmRows rows() const {
     GemmRows r;

@@ -5,7 +5,6 @@
 #include <cuda_fp8.h>
 #include <cuda_runtime_api.h>
 
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -43,29 +42,6 @@ class DeviceBuffer {
   T* data_ = nullptr;
   std::size_t count_;
 };
-
-// How rows are spread over experts: as many each; as Zipf's law has it; as if each were drawn by itself,
-// which leaves a few more here and a few less there.
-enum class Loads { even, zipf, drawn };
-
-// The rows of each expert, m in the mean, or where they end.
-inline std::vector<int> expert_counts(Loads loads, int experts, int m, bool ends) {
-  double harmonic = 0;
-  for (int e = 0; e < experts; ++e) harmonic += 1.0 / (e + 1);
-  std::vector<int> counts;
-  double through = 0;
-  for (int e = 0; e < experts; ++e) {
-    const double before = through;
-    double share = m;
-    if (loads == Loads::zipf) share = experts * m / harmonic / (e + 1);
-    // A standard deviation up and down by turns.
-    if (loads == Loads::drawn) share = m + (e % 2 == 0 ? 1 : -1) * std::sqrt(static_cast<double>(m));
-    through += share;
-    const int end = static_cast<int>(through + 0.5);
-    counts.push_back(ends ? end : end - static_cast<int>(before + 0.5));
-  }
-  return counts;
-}
 
 __device__ inline float hash_uniform(std::uint64_t seed, std::uint64_t i) {
   std::uint64_t z = seed * 0x9E3779B97F4A7C15ull + i * 0xD1342543DE82EF95ull;
