@@ -56,7 +56,7 @@ struct GemmSmem {
   float* scale;          // [stages][kScaleBytes]
   PieceRing<C::kPlaces> pieces;
   Mbarrier *full, *empty;   // [stages]
-  Mbarrier *staged, *sent;  // [2 warpgroups]: a part is in `store`; has been read there
+  Mbarrier *staged, *sent;  // [2 warpgroups][kChunks]: a chunk is in `store`; has been read there
   Mbarrier* gathered;       // the sums of all CTAs of the cluster are in their shared memory
 
   // raw: aligned to 1024 bytes.
@@ -70,10 +70,11 @@ struct GemmSmem {
     full = reinterpret_cast<Mbarrier*>(piece + C::kPlaces);
     empty = full + C::kStages;
     staged = empty + C::kStages;
-    sent = staged + 2;
+    sent = staged + 2 * C::kChunks;
     gathered = staged;
-    pieces = {piece, sent + 2, sent + 2 + C::kPlaces};
-    static_assert(C::kPlaces * sizeof(GemmPiece) + (2 * C::kStages + 4 + 2 * C::kPlaces) * sizeof(Mbarrier) <=
+    pieces = {piece, sent + 2 * C::kChunks, sent + 2 * C::kChunks + C::kPlaces};
+    static_assert(C::kPlaces * sizeof(GemmPiece) +
+                      (2 * C::kStages + 4 * C::kChunks + 2 * C::kPlaces) * sizeof(Mbarrier) <=
                   C::kOtherBytes);
   }
   __device__ unsigned char* chunk(int wg, int c) const {
@@ -98,6 +99,26 @@ __device__ __forceinline__ void load_weights(const CUtensorMap* map_w, const Gem
   }
 }
 
+// One lane: the rows of a step and their scales.
+template <class C>
+__device__ __forceinline__ void load_rows(const CUtensorMap* map_x, const CUtensorMap* map_scale,
+                                          const GemmSmem<C>& smem, int stage, int row, int kb) {
+  tma_load_2d(smem.x + stage * C::kXBytes, map_x, &smem.full[stage], kb * C::kStepK, row);
+  if constexpr (C::kFp8) {
+    tma_load_2d(smem.scale + stage * (C::kScaleBytes / 4), map_scale, &smem.full[stage], row / 4 * 4, kb);
+  }
+}
+
+// Until the barriers are there, of both CTAs of a pair. All warps; those of clusters have arrived before.
+template <class C>
+__device__ __forceinline__ void wait_for_barriers() {
+  if constexpr (C::kPair == 2) {
+    cluster_wait();
+  } else {
+    __syncthreads();
+  }
+}
+
 template <class C>
 __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap* map_w,
                                      const CUtensorMap* map_scale, const GemmParams& p, GemmSmem<C>& smem,
@@ -106,31 +127,34 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
   if (p.counts != nullptr) grid_dependency_wait();
   PieceWalk<C::kBm, C::kBn, C::kPair, C::kShare> walk(p);
   GemmPiece piece = walk.next();
+  wait_for_barriers<C>();
   // The first weights, while the kernel before drains: more would keep the first rows waiting behind them.
-  int early = min(piece.steps, C::kEarly);
-  for (int i = 0; i < early; ++i) {
-    if (leader) load_weights<C>(map_w, p, smem, i, piece.tile, piece.k + i, rank);
+  // Not all of the piece.
+  const int early = min(piece.steps - 1, C::kEarly);
+  if (leader) {
+    for (int i = 0; i < early; ++i) load_weights<C>(map_w, p, smem, i, piece.tile, piece.k + i, rank);
   }
   __syncwarp();
-  if constexpr (C::kPair == 1) __syncthreads();  // the others may use the barriers
   grid_dependency_wait();
   RingPlace<C::kStages> at;
-  for (;; piece = walk.next()) {
+  for (int i = 0; i < early; ++i, at.advance()) {
+    if (leader) {
+      load_rows<C>(map_x, map_scale, smem, i, own_part<C>(piece.tile, rank).row, piece.k + i);
+    }
+  }
+  __syncwarp();
+  for (int begun = max(early, 0);; piece = walk.next(), begun = 0) {
     smem.pieces.tell(piece);
     if (piece.steps == 0) break;
     if constexpr (C::kFp8) WeightScaleRows(p, piece).prefetch(piece.steps);
     const int row = own_part<C>(piece.tile, rank).row, end = piece.k + piece.steps;
-    const int take_at = max(piece.k, end - walk.kAhead);
-    for (int kb = piece.k; kb < end; ++kb, at.advance()) {
+    const int first = piece.k + begun, take_at = max(first, end - walk.kAhead);
+    for (int kb = first; kb < end; ++kb, at.advance()) {
       if (kb == take_at) walk.take();
       mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1);
       if (leader) {
-        Mbarrier* full = &smem.full[at.stage];
-        if (early-- <= 0) load_weights<C>(map_w, p, smem, at.stage, piece.tile, kb, rank);
-        tma_load_2d(smem.x + at.stage * C::kXBytes, map_x, full, kb * C::kStepK, row);
-        if constexpr (C::kFp8) {
-          tma_load_2d(smem.scale + at.stage * (C::kScaleBytes / 4), map_scale, full, row / 4 * 4, kb);
-        }
+        load_weights<C>(map_w, p, smem, at.stage, piece.tile, kb, rank);
+        load_rows<C>(map_x, map_scale, smem, at.stage, row, kb);
       }
       __syncwarp();
     }
@@ -149,16 +173,24 @@ __device__ __forceinline__ void send(const CUtensorMap* map_out, const GemmParam
   for (GemmPiece piece = smem.pieces.hear(); piece.steps > 0; piece = smem.pieces.hear()) {
     const GemmTilePlace tile = own_part<C>(piece.tile, rank);
     if (!is_staged(p, piece, tile.rows - 64 * wg)) continue;
-    for (int col = tile.col; col < tile.col + C::kBn && col < p.n; col += C::kPartN) {
-      mbarrier_wait(&smem.staged[wg], parity);
-      parity ^= 1;
-      if (threadIdx.x % 32 == 0) {
-        for (int c = 0; c < C::kChunks && col + 64 * c < p.n; ++c) {
-          tma_store_2d(map_out, smem.chunk(wg, c), col + 64 * c, tile.row + 64 * wg);
+    for (int col = tile.col; col < tile.col + C::kBn && col < p.n; col += C::kPartN, parity ^= 1) {
+#pragma unroll
+      for (int c = 0; c < C::kChunks; ++c) {
+        mbarrier_wait(&smem.staged[wg * C::kChunks + c], parity);
+        if (threadIdx.x % 32 == 0) {
+          if (col + 64 * c < p.n) tma_store_2d(map_out, smem.chunk(wg, c), col + 64 * c, tile.row + 64 * wg);
+          tma_store_commit();
+          // The one before, while this one is read.
+          if (c > 0) {
+            tma_store_wait_read<1>();
+            mbarrier_arrive(&smem.sent[wg * C::kChunks + c - 1]);
+          }
         }
-        tma_store_commit();
+        __syncwarp();
+      }
+      if (threadIdx.x % 32 == 0) {
         tma_store_wait_read<0>();
-        mbarrier_arrive(&smem.sent[wg]);
+        mbarrier_arrive(&smem.sent[wg * C::kChunks + C::kChunks - 1]);
       }
       __syncwarp();
     }
@@ -174,14 +206,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   GemmSmem<C> smem(raw);
   const int rank = C::kPair == 2 ? static_cast<int>(cluster_cta_rank()) : 0;
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and known to be
-  if (warp == 0) {
-    if (threadIdx.x == 0) {
-      prefetch_tensor_map(&map_w);
+  // The feeding warp finds its first tile meanwhile.
+  if (warp == 1) {
+    if (threadIdx.x % 32 == 0) {
       for (int s = 0; s < C::kStages; ++s) {
         mbarrier_init(&smem.full[s], 1);
         mbarrier_init(&smem.empty[s], C::kMathWarps * C::kPair);
       }
-      for (int i = 0; i < 2; ++i) {
+      for (int i = 0; i < 2 * C::kChunks; ++i) {
         mbarrier_init(&smem.staged[i], C::kGather ? static_cast<std::uint32_t>(p.split) : 4);
         mbarrier_init(&smem.sent[i], 1);
       }
@@ -191,21 +223,17 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       }
       fence_mbarrier_init();
       fence_proxy_async();
-      prefetch_tensor_map(&map_x);
     }
     __syncwarp();
-  } else if (warp == 1 && threadIdx.x % 32 == 0) {
-    if constexpr (C::kFp8) prefetch_tensor_map(&map_scale);
-    if (!p.out_f32) prefetch_tensor_map(&map_out);
+  } else if (threadIdx.x % 32 == 0) {
+    if (warp == 0) prefetch_tensor_map(&map_w);
+    if (warp == 2) prefetch_tensor_map(&map_x);
+    if (C::kFp8 && warp == 3) prefetch_tensor_map(&map_scale);
+    if (warp == 3 && !p.out_f32) prefetch_tensor_map(&map_out);
   }
-  if constexpr (C::kGather) cluster_arrive_relaxed();  // waited for before any hears from another
-  // The feeding warp begins at once, unless it writes to another CTA.
-  if constexpr (C::kPair == 2) {
-    cluster_arrive_relaxed();
-    cluster_wait();
-  } else {
-    if (warp != 0) __syncthreads();
-  }
+  // A cluster that gathers waits before any hears from another.
+  if constexpr (C::kPair == 2 || C::kGather) cluster_arrive_relaxed();
+  if (warp != 0) wait_for_barriers<C>();
   grid_launch_dependents();
 
   if (warp < 4) {

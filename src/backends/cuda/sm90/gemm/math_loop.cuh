@@ -200,13 +200,15 @@ __device__ __forceinline__ void hand_over(float (&acc)[C::kBn / 2], const GemmPa
     const int first = ni * C::kPartN;
     if (first >= cols) break;
     if (staged) {
-      mbarrier_wait(&smem.sent[wg], sent_parity);
-      sent_parity ^= 1;
 #pragma unroll
-      for (int c = 0; c < C::kChunks; ++c) stage_bf16(&acc[ni * kPart + 32 * c], smem.chunk(wg, c));
-      fence_proxy_async();
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) mbarrier_arrive(&smem.staged[wg]);
+      for (int c = 0; c < C::kChunks; ++c) {
+        mbarrier_wait(&smem.sent[wg * C::kChunks + c], sent_parity);
+        stage_bf16(&acc[ni * kPart + 32 * c], smem.chunk(wg, c));
+        fence_proxy_async();
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) mbarrier_arrive(&smem.staged[wg * C::kChunks + c]);
+      }
+      sent_parity ^= 1;
       continue;
     }
     const std::int64_t to = static_cast<std::int64_t>(row) * p.out_stride + tile.col + first;

@@ -85,13 +85,13 @@ __device__ __forceinline__ void feed_weights(const CUtensorMap* map_w, const Thi
   if (p.counts != nullptr) grid_dependency_wait();
   ThinWalk<C::kTokens, C::kWeights> walk(p);
   ThinPiece piece = walk.next();
+  __syncthreads();  // the barriers are there
   // The first weights, while the kernel before drains.
   int early = min(piece.steps, C::kEarly);
 #pragma unroll 1
   for (int i = 0; i < early; ++i) {
     if (leader) load_weights<C>(map_w, p, smem, i, piece, piece.k + i);
   }
-  __syncthreads();  // the barriers are there
   grid_launch_dependents();
   ThinRing<C::kStages> at;
   for (ThinRing<C::kPieces> told;; told.next()) {
@@ -147,31 +147,31 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   const ThinSmem<C> smem(raw);
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);  // uniform, and known to be
   if (warp < C::kMathWarps) {
+    if (threadIdx.x == 0) {  // the feeding warps find their first tile meanwhile
+      for (int s = 0; s < C::kStages; ++s) {
+        mbarrier_init(&smem.full[s], 1);
+        mbarrier_init(&smem.empty[s], 4 * C::kWgM);
+      }
+      for (int s = 0; s < C::kPieces; ++s) {
+        mbarrier_init(&smem.piece_full[s], 1);
+        mbarrier_init(&smem.piece_empty[s], C::kMathWarps);
+      }
+      fence_mbarrier_init();
+      fence_proxy_async();
+    }
+    __syncwarp();
     __syncthreads();
     multiply_thin<C>(p, smem, warp);
-    return;
-  }
-  if (warp > C::kMathWarps) {
+  } else if (warp == C::kMathWarps) {
+    if (threadIdx.x % 32 == 0) prefetch_tensor_map(&map_w);
+    feed_weights<C>(&map_w, p, smem);
+  } else {
+    if (threadIdx.x % 32 == 0) {
+      prefetch_tensor_map(&map_x);
+      prefetch_tensor_map(&map_scale);
+    }
     feed_tokens<C>(&map_x, &map_scale, p, smem);
-    return;
   }
-  if (threadIdx.x % 32 == 0) {
-    prefetch_tensor_map(&map_w);
-    for (int s = 0; s < C::kStages; ++s) {
-      mbarrier_init(&smem.full[s], 1);
-      mbarrier_init(&smem.empty[s], 4 * C::kWgM);
-    }
-    for (int s = 0; s < C::kPieces; ++s) {
-      mbarrier_init(&smem.piece_full[s], 1);
-      mbarrier_init(&smem.piece_empty[s], C::kMathWarps);
-    }
-    fence_mbarrier_init();
-    fence_proxy_async();
-    prefetch_tensor_map(&map_x);
-    prefetch_tensor_map(&map_scale);
-  }
-  __syncwarp();
-  feed_weights<C>(&map_w, p, smem);
 }
 
 }  // namespace trireme::cuda

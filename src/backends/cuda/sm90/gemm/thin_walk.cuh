@@ -119,11 +119,12 @@ class ThinWalk {
   }
 
   __device__ void load_chunk() {
-    const Rows r = lane_rows(chunk_ + lane_, last_end_);
+    const bool one = p_.experts == 1;  // all lanes hold it
+    const Rows r = one ? Rows{0, count_of(0)} : lane_rows(chunk_ + lane_, last_end_);
     start_ = r.start;
     count_ = r.count;
     through_ = tiles_of(count_);
-    for (int d = 1; d < 32; d *= 2) {
+    for (int d = 1; d < 32 && !one; d *= 2) {
       const int below = __shfl_up_sync(~0u, through_, d);
       if (lane_ >= d) through_ += below;
     }

@@ -80,7 +80,7 @@ class TileWalk {
     const int start = __shfl_sync(~0u, start_, e);
     const int count = __shfl_sync(~0u, count_, e);
     const int t = local - (e == 0 ? 0 : before);
-    const int group = t / (p_.group_m * n_blocks_);
+    const int group = t < p_.group_m * n_blocks_ ? 0 : t / (p_.group_m * n_blocks_);
     const int first = group * p_.group_m;
     const int height = min(p_.group_m, (count + kBm - 1) / kBm - first);
     const int in_group = t - first * n_blocks_;
@@ -116,12 +116,13 @@ class TileWalk {
   }
 
   __device__ void load_chunk() {
-    const int e = chunk_ + lane_;
+    const bool one = p_.experts == 1;  // all lanes hold it
+    const int e = one ? 0 : chunk_ + lane_;
     const Rows r = e < p_.experts ? rows_of(e) : Rows{0, 0};
     start_ = r.start;
     count_ = r.count;
     through_ = (count_ + kBm - 1) / kBm * n_blocks_;
-    for (int d = 1; d < 32; d *= 2) {
+    for (int d = 1; d < 32 && !one; d *= 2) {
       const int below = __shfl_up_sync(~0u, through_, d);
       if (lane_ >= d) through_ += below;
     }
