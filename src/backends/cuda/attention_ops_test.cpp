@@ -140,7 +140,8 @@ TEST(AttentionOps, AbsorbedMlaAgreesWithTheGenericKernelPlannedOrNot) {
         std::vector<Bf16> got = out.host();
         got.resize(rows * 512 - static_cast<std::size_t>(heads * 512));  // the padding sequence's row
         want.resize(got.size());
-        EXPECT_LT(relative_error(got, want), 1e-2)
+        // Over an FP8 cache q and the probabilities are e4m3 too; the generic kernel multiplies in float32.
+        EXPECT_LT(relative_error(got, want), fp8 ? 5e-2 : 1e-2)
             << heads << " heads, fp8 " << fp8 << ", planned " << planned;
       }
     }

@@ -14,6 +14,10 @@ inline constexpr int kBox = 64 * 64;       // elements of a box, [64 rows][64 co
 inline constexpr int kHalf = kLatent / 2;  // output columns of one math warpgroup
 inline constexpr int kRopeBox = 8;
 
+// A token of the FP8 cache: 512 codes, a float32 scale for each 128 of them (a quarter), 64 BF16 rope values.
+inline constexpr int kFp8Token = 656, kFp8ScaleByte = 512, kFp8RopeByte = 528;
+inline constexpr int kQuarter = 128, kQuarters = kLatent / kQuarter;
+
 // Row tiles of a sequence are dealt in units of one or two: the CTAs of a two-tile unit read the same pages
 // at the same time. A part is the share of one CTA, or of two neighbours: a run of pages of successive units.
 struct Unit {
@@ -66,8 +70,11 @@ struct Params {
   const std::int32_t* block_table;
   std::int64_t block_table_stride;
   const std::uint64_t* tree_mask;
+  // What the kernel for an FP8 cache reads itself: the cache, and rows of q of all tokens and heads (BF16).
   const unsigned char* cache;
-  int page_bytes;
+  const std::uint16_t *q_latent, *q_rope;
+  std::int64_t q_latent_stride, q_rope_stride;
+  std::int64_t q_rows;
   std::uint16_t* out;  // BF16
   std::int64_t out_stride;
   float* lse;
@@ -78,6 +85,9 @@ struct Params {
 
 struct Maps {
   CUtensorMap q_latent, q_rope, cache;
+};
+struct Fp8Maps {
+  CUtensorMap codes, scales, rope;  // of the cache
 };
 
 struct alignas(1024) SharedMemory {
@@ -91,5 +101,52 @@ struct alignas(1024) SharedMemory {
   Mbarrier p_ready[2];
 };
 static_assert(sizeof(SharedMemory) <= 232448);
+
+inline constexpr int kFp8Pages = 4;       // in shared memory at a time
+inline constexpr int kFp8Box = 64 * 128;  // bytes: [64 rows][128 codes], 128-byte swizzle
+
+struct Fp8Page {
+  unsigned char codes[kQuarters][kFp8Box];
+  // BF16 [64][64] for the scores; afterwards the page's probabilities for the first math warpgroup.
+  unsigned char rope[kFp8Box];
+};
+
+// Scales of a page's tokens, as they are copied and then as the lanes of a quad take them: lane q those of
+// tokens 8 j + 2 q and the next, j ascending.
+struct alignas(128) Fp8Scales {
+  union {
+    float copied[kPage][kQuarters];
+    float score[kQuarters][4][20];  // the last 4 are there to spread over banks
+  };
+  std::uint16_t prob[kQuarters][4][16];  // float16, over `unit`
+  int moved[4];  // by the owner's warps: whether any of their rows' references has moved
+};
+
+// What the owner of a page tells of its probabilities.
+struct Fp8Told {
+  float row_max[kTileRows];  // the reference in log2 units, over pages so far
+  float rescale[kTileRows];  // what sums before this page are multiplied by
+};
+
+struct alignas(1024) Fp8SharedMemory {
+  unsigned char q[kQuarters][kFp8Box];
+  unsigned char q_rope[kFp8Box];
+  Fp8Page pages[kFp8Pages];
+  unsigned char p_second[2][kFp8Box];  // probabilities for the second math warpgroup, of even and odd pages
+  Fp8Scales scales[kFp8Pages];
+  // What sums over a page's values are to be multiplied by. As many again: a page's are laid out before the
+  // one in the same place has been added by both warpgroups.
+  float unit[2 * kFp8Pages][kQuarters];
+  float q_scale[kTileRows];
+  Fp8Told told[kFp8Pages];
+  float row_sum[2][kTileRows];  // by math warpgroup
+  // Of the halves of the latents: a math warpgroup multiplies the values of one, so each is free on its own.
+  // The first to be free, and to be copied, is that of the page's owner; scales come with it, rope values
+  // with the other.
+  Mbarrier half_full[2][kFp8Pages], scales_full[kFp8Pages], half_free[2][kFp8Pages];
+  Mbarrier max_ready[2], p_ready[kFp8Pages];
+  Mbarrier second_free;  // p_second of even pages has been multiplied
+};
+static_assert(sizeof(Fp8SharedMemory) <= 232448);
 
 }  // namespace trireme::cuda::mla

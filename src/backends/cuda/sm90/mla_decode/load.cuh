@@ -28,6 +28,12 @@ __device__ __forceinline__ Part make_part(const Params& p) {
   return part;
 }
 
+// Of a piece of unit u among the partial results: the first row of this CTA's tile.
+__device__ __forceinline__ std::int64_t slot_row(const Params& p, const Part& part, int u) {
+  const int which = u == part.begin.unit && part.begin.page > 0 ? 0 : 1;
+  return static_cast<std::int64_t>((part.index * 2 + which) * p.layout.tiles + part.tile) * kTileRows;
+}
+
 // The pages of a part one after another, whatever units they belong to. A warp walks together: its lanes hold
 // what the next 32 units and the next 32 pages need, so that no step waits for memory.
 struct PageWalk {
@@ -102,10 +108,6 @@ struct PageWalk {
     if (run + 32 + lane < last) blocks_next = table[run + 32 + lane];
   }
 };
-
-__device__ __forceinline__ void prefetch_l2(const void* data, int bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(data), "r"(bytes) : "memory");
-}
 
 inline constexpr std::uint32_t kBoxBytes = kBox * 2;
 

@@ -1,133 +1,113 @@
-// The loading warpgroup for an FP8 cache: codes go through registers, become BF16 and enter the same swizzled
-// boxes that the BF16 cache's copies fill.
+// The loading warps for an FP8 cache: one copies pages as they are, one lays out their scales.
 #pragma once
-#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
-#include "backends/cuda/prim/wgmma.cuh"
 #include "backends/cuda/sm90/mla_decode/load.cuh"
 
 namespace trireme::cuda::mla {
 
+// A probability, in units of its row's reference, may reach 2^kFp8Slack before the reference follows; e4m3
+// ends at 448.
+// A reference that moves goes some way beyond the score that moved it, so that it moves seldom.
+inline constexpr float kFp8Slack = 2.0f, kFp8Margin = 1.0f;
+inline constexpr float kFp8One = 448.0f / 4;  // the code of probability 1 at a quarter's largest scale
+inline constexpr float kFp8Shift = 0x1p-8f;   // between the exponents of float16 and of e4m3
+
 inline constexpr int kFp8PrefetchPages = 3;
-inline constexpr int kFp8Token = 656;             // bytes: 512 codes, 4 scales, 64 rope values
-inline constexpr int kFp8RopeColumn = 528 / 2;    // of a token seen as BF16
-inline constexpr int kFp8TokenColumns = 656 / 2;  // likewise
 
-// A scale times 2^120 as the sum of two BF16 values, each twice.
-struct SplitScale {
-  __nv_bfloat162 high, low;
-
-  __device__ __forceinline__ explicit SplitScale(float scale) {
-    const float raised = scale * 0x1p120f;
-    const __nv_bfloat16 h = __float2bfloat16_rn(raised);
-    high = __bfloat162bfloat162(h);
-    low = __bfloat162bfloat162(__float2bfloat16_rn(raised - __bfloat162float(h)));
-  }
-};
-
-// Two codes, in the upper bytes of the halves of `pair`, times the scale. An e4m3 value whose exponent bits
-// enter a BF16 field as they are is 2^-120 of itself, subnormals too; the product is rounded once but for the
-// share of the scale's low part.
-__device__ __forceinline__ std::uint32_t dequantise_pair(std::uint32_t pair, const SplitScale& s) {
-  const std::uint32_t bits = (pair & 0x80008000u) | ((pair & 0x7F007F00u) >> 4);
-  const __nv_bfloat162 x = *reinterpret_cast<const __nv_bfloat162*>(&bits);
-  const __nv_bfloat162 y = __hfma2(x, s.high, __hmul2(x, s.low));
-  return *reinterpret_cast<const std::uint32_t*>(&y);
-}
-
-__device__ __forceinline__ uint4 dequantise_8(std::uint32_t a, std::uint32_t b, const SplitScale& s) {
-  return make_uint4(
-      dequantise_pair(__byte_perm(a, 0, 0x1404), s), dequantise_pair(__byte_perm(a, 0, 0x3424), s),
-      dequantise_pair(__byte_perm(b, 0, 0x1404), s), dequantise_pair(__byte_perm(b, 0, 0x3424), s));
-}
-
-// What one thread carries of half a page: 16 codes of each of 4 boxes, of 2 tokens.
-struct Fp8Half {
-  uint4 codes[4][2];
-  float2 scales[2];
-
-  __device__ __forceinline__ void load_scales(const unsigned char* token, int half) {
-    scales[0] = *reinterpret_cast<const float2*>(token + kLatent + half * 8);
-    scales[1] = *reinterpret_cast<const float2*>(token + 8 * kFp8Token + kLatent + half * 8);
-  }
-  __device__ __forceinline__ void load_box(const unsigned char* token, int half, int b, int quarter) {
-    const int column = (half * 4 + b) * 64 + quarter * 16;
-    codes[b][0] = *reinterpret_cast<const uint4*>(token + column);
-    codes[b][1] = *reinterpret_cast<const uint4*>(token + 8 * kFp8Token + column);
-  }
-};
-
-// Asks L2 for pages ahead, so that the loads of codes are short.
+// Asks L2 for pages ahead of the one that is copied: the ring alone is too short for memory's latency.
 __device__ __forceinline__ void prefetch_ahead(const Params& p, const PageWalk& walk) {
+  constexpr int kBytes = kPage * kFp8Token;
   for (int ahead = walk.page == walk.first ? 1 : kFp8PrefetchPages; ahead <= kFp8PrefetchPages; ++ahead) {
     const int block = walk.block_ahead(ahead);
-    if (block >= 0 && walk.lane == 0)
-      prefetch_l2(p.cache + static_cast<std::int64_t>(block) * p.page_bytes, p.page_bytes);
+    if (block < 0 || walk.lane != 0) continue;
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p.cache + std::int64_t{block} * kBytes),
+                 "n"(kBytes)
+                 : "memory");
   }
 }
 
-// thread: of 128. A warp turns 16 tokens into BF16; four lanes share a token's 64 codes of a box.
-__device__ void load_pages_fp8(SharedMemory& s, const Params& p, const Maps& maps, const Part& part,
-                               int thread) {
-  const int warp = thread / 32, lane = thread % 32, quarter = lane & 3;
-  const int first_token = warp * 16 + lane / 4;  // and 8 on
+// One warp.
+__device__ void load_fp8_pages(Fp8SharedMemory& s, const Params& p, const Fp8Maps& maps, const Part& part) {
   PageWalk walk(p, part);
-  if (walk.ended()) return;
-  const auto data_of = [&](int block) {
-    return p.cache + static_cast<std::int64_t>(block) * p.page_bytes + first_token * kFp8Token;
-  };
-  const unsigned char* source = data_of(walk.block());  // of `next`
-  Fp8Half next;
-  next.load_scales(source, 0);
-#pragma unroll
-  for (int b = 0; b < 4; ++b) next.load_box(source, 0, b, quarter);
-
-  std::uint32_t unit_count = 0;
-  int unit = -1;
-  for (std::uint32_t count = 0; !walk.ended(); ++count) {
-    const int buffer = static_cast<int>(count & 1);
-    const std::uint32_t free_parity = ((count >> 1) & 1) ^ 1;
-    if (warp == 3) prefetch_ahead(p, walk);
-    const int rope_row = walk.block() * kPage, q_row = walk.q_row();
-    if (thread == 0) {
-      if (walk.unit != unit) load_q(s, maps, q_row, unit_count);
-      mbarrier_wait(&s.k_rope_free[buffer], free_parity);
-      mbarrier_arrive_expect_tx(&s.k_full[buffer][kRopeBox], kBoxBytes);
-      tma_load_2d(s.k[buffer][kRopeBox], &maps.cache, &s.k_full[buffer][kRopeBox], kFp8RopeColumn, rope_row,
+  for (std::uint32_t count = 0; !walk.ended(); ++count, walk.next()) {
+    const int row = walk.block() * kPage, at = static_cast<int>(count % kFp8Pages);
+    const int owner = static_cast<int>(count & 1);
+    const std::uint32_t free_parity = ((count / kFp8Pages) & 1) ^ 1;
+    prefetch_ahead(p, walk);
+    if (walk.lane == 0) {
+      Fp8Page& page = s.pages[at];
+      const auto load_half = [&](Mbarrier* full, int half) {
+        for (int t = 2 * half; t < 2 * half + 2; ++t)
+          tma_load_2d(page.codes[t], &maps.codes, full, t * kQuarter, row, L2Hint::evict_first);
+      };
+      mbarrier_wait(&s.half_free[owner][at], free_parity);
+      fence_proxy_async();  // scales were laid out there, and probabilities in place of rope values
+      mbarrier_arrive_expect_tx(&s.half_full[owner][at], 2 * kFp8Box + sizeof(s.scales[at].copied));
+      tma_load_2d(s.scales[at].copied, &maps.scales, &s.half_full[owner][at], kFp8ScaleByte / 4, row,
                   L2Hint::evict_first);
+      load_half(&s.half_full[owner][at], owner);
+      mbarrier_wait(&s.half_free[owner ^ 1][at], free_parity);
+      fence_proxy_async();
+      mbarrier_arrive_expect_tx(&s.half_full[owner ^ 1][at], 3 * kFp8Box);
+      tma_load_2d(page.rope, &maps.rope, &s.half_full[owner ^ 1][at], kFp8RopeByte / 2, row,
+                  L2Hint::evict_first);
+      load_half(&s.half_full[owner ^ 1][at], owner ^ 1);
     }
-    if (walk.unit != unit) ++unit_count;
-    unit = walk.unit;
     __syncwarp();
-    walk.next();
+  }
+}
+
+// The least power of two that is not below x > 0.
+__device__ __forceinline__ float power_above(float x) {
+  return __uint_as_float((__float_as_uint(x) + 0x7FFFFF) & 0xFF800000u);
+}
+
+// One warp: asks L2 for a unit's rows of q.
+__device__ __forceinline__ void prefetch_query(const Params& p, std::int64_t first, int lane) {
+  const auto ask = [](const void* data, int bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(data), "r"(bytes) : "memory");
+  };
+#pragma unroll 1
+  for (std::int64_t row = first + lane; row < min(first + kTileRows, p.q_rows); row += 32) {
+    ask(p.q_latent + row * p.q_latent_stride, kLatent * 2);
+    ask(p.q_rope + row * p.q_rope_stride, kRope * 2);
+  }
+}
+
+// One warp: the scales of each page, those of tokens that do not exist 0. Lane 4 g + t has quarter t of
+// tokens g, g + 8, ... Units are powers of two that only grow along a context, so that pages may be added up
+// together.
+__device__ void lay_out_scales(Fp8SharedMemory& s, const Params& p, const Part& part) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, t = lane % 4, g = lane / 4,
+            last_unit = part.last_unit();
+  std::uint32_t count = 0;
+  for (int u = part.begin.unit; u <= last_unit; ++u) {
+    const int context = part.units[u].context, last = part.last_page(u);
+    float power = 0;
+    if (u < last_unit) prefetch_query(p, part.units[u + 1].row + part.tile * kTileRows, lane);
+    for (int page = part.first_page(u); page < last; ++page, ++count) {
+      const int at = static_cast<int>(count % kFp8Pages), valid = context - page * kPage;
+      Fp8Scales& to = s.scales[at];
+      float scale[8], most = 1e-30f;
+      mbarrier_wait(&s.half_full[count & 1][at], (count / kFp8Pages) & 1);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int half = i ^ buffer;  // the owner's own half is free first, and its scores start there
-      const float2 scales[2] = {next.scales[0], next.scales[1]};
-      // After this page's first half its second, then the next page's first, which is the same half.
-      const int next_half = buffer ^ 1;
-      if (i == 1 && !walk.ended()) source = data_of(walk.block());
-      mbarrier_wait(&s.k_half_free[buffer][half], free_parity);
+      for (int j = 0; j < 8; ++j) scale[j] = 8 * j + g < valid ? to.copied[8 * j + g][t] : 0.0f;
+      __syncwarp();  // all have read what they write over
 #pragma unroll
-      for (int b = 0; b < 4; ++b) {
-        unsigned char* const box = reinterpret_cast<unsigned char*>(s.k[buffer][half * 4 + b]);
+      for (int j = 0; j < 8; ++j) most = fmaxf(most, scale[j]);
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const int token = first_token + 8 * j;
-          const uint4 codes = next.codes[b][j];
-          const SplitScale scale(b < 2 ? scales[j].x : scales[j].y);
-          uint4* const row = reinterpret_cast<uint4*>(box + token * 128);
-          row[(quarter * 2) ^ (token & 7)] = dequantise_8(codes.x, codes.y, scale);
-          row[(quarter * 2 + 1) ^ (token & 7)] = dequantise_8(codes.z, codes.w, scale);
-        }
-        fence_proxy_async();
-        __syncwarp();
-        if (lane == 0) mbarrier_arrive(&s.k_full[buffer][half * 4 + b]);
+      for (int d = 4; d < 32; d *= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, d));
+      power = fmaxf(power, power_above(most));
+      const float over = __fdividef(kFp8One * kFp8Shift, power);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        to.score[t][g / 2][2 * j + g % 2] = scale[j];
+        to.prob[t][g / 2][2 * j + g % 2] = __half_as_ushort(__float2half_rn(scale[j] * over));
       }
-      // Not earlier: the fences above would wait for loads under way.
-      next.load_scales(source, next_half);
-#pragma unroll
-      for (int b = 0; b < 4; ++b) next.load_box(source, next_half, b, quarter);
+      if (lane < kQuarters) s.unit[count % (2 * kFp8Pages)][lane] = power * (1 / kFp8One);
+      __syncwarp();
+      if (lane == 0) mbarrier_arrive(&s.scales_full[at]);
     }
   }
 }

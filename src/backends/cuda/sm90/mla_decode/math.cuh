@@ -9,6 +9,7 @@
 #include "backends/cuda/sm90/mla_decode/config.cuh"
 #include "backends/cuda/sm90/mla_decode/fragment.cuh"
 #include "backends/cuda/sm90/mla_decode/load.cuh"
+#include "backends/cuda/sm90/mla_decode/mask.cuh"
 
 namespace trireme::cuda::mla {
 
@@ -16,7 +17,6 @@ namespace trireme::cuda::mla {
 // rescaled.
 inline constexpr float kMaxSlack = 8.0f;
 
-template <bool kRopeInRegisters>
 struct MathWarpgroup {
   SharedMemory& s;
   const Params& p;
@@ -25,7 +25,7 @@ struct MathWarpgroup {
   // This thread's two rows of the tile: row(), row() + 8.
   float o[128];              // [2 rows][64 pairs of columns of this half], unnormalised
   float score[32];           // of the page at hand
-  std::uint32_t q_rope[16];  // A fragments of the last box of q, where there are registers for them
+  std::uint32_t q_rope[16];  // A fragments of the last box of q
   std::uint32_t prob[16];    // A fragments of the page's probabilities
   float row_max[2];          // reference in log2 units, over pages so far
   float row_sum[2];          // this thread's columns of this warpgroup's pages
@@ -51,13 +51,9 @@ struct MathWarpgroup {
     if (with_rope) {
       mbarrier_wait(&s.k_full[buffer][kRopeBox], parity);
       const std::uint64_t k = wgmma_desc_k_major(s.k[buffer][kRopeBox]);
-      const std::uint64_t q = wgmma_desc_k_major(s.q[kRopeBox]);
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
-        if constexpr (kRopeInRegisters)
-          wgmma_bf16_n64_rs_nt(score, q_rope + step * 4, k + step * 2, step != 0);
-        else
-          wgmma_bf16_n64_ss_nt(score, q + step * 2, k + step * 2, step != 0);
+        wgmma_bf16_n64_rs_nt(score, q_rope + step * 4, k + step * 2, step != 0);
       }
     }
 #pragma unroll
@@ -124,31 +120,6 @@ struct MathWarpgroup {
     started = true;
   }
 
-  // Columns of the page from `limit` on are not for the row; with a tree, bits of new tokens decide.
-  __device__ __forceinline__ void mask(const Unit& unit, int page) {
-    const int left = part.tile * kTileRows + unit.local + row();
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int token = (left + r * 8) / p.heads;
-      const bool real = left + r * 8 < unit.local + unit.rows;
-      int limit = min(unit.base + token + 1, unit.context) - page * kPage;
-      std::uint64_t seen = 0;
-      int new_at = 1 << 30;
-      if (p.tree_mask != nullptr) {
-        seen = real ? p.tree_mask[unit.token + token] : 0;
-        new_at = unit.base - page * kPage;
-        limit = unit.context - page * kPage;
-      }
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        const int column = (i / 2) * 8 + (lane & 3) * 2 + (i & 1);
-        const bool hidden = column >= limit || (column >= new_at && (seen >> (column - new_at) & 1) == 0);
-        float& x = score[(i / 2) * 4 + r * 2 + (i & 1)];
-        if (hidden) x = -INFINITY;
-      }
-    }
-  }
-
   // Rows of the last page beyond the context may hold anything, and 0 * NaN is NaN.
   __device__ __forceinline__ void clear_tail(int buffer, int valid) {
     const int chunks = (kPage - valid) * 8;
@@ -206,7 +177,7 @@ struct MathWarpgroup {
   // that frees a buffer, and its probabilities come at about that time.
   __device__ __forceinline__ void begin_page(std::uint32_t count, int page) {
     wgmma_hold(score);
-    if constexpr (kRopeInRegisters) wgmma_hold(q_rope);
+    wgmma_hold(q_rope);
     wgmma_fence();
     issue_scores(static_cast<int>(count & 1), (count >> 1) & 1, 0, 4, true, page & 1);
     wgmma_commit();
@@ -228,7 +199,7 @@ struct MathWarpgroup {
     if (last_own) release(&s.q_free);
 
     const int end = (page + 1) * kPage;
-    if (end > first_limit) mask(unit, page);
+    if (end > first_limit) mask_scores(score, p, unit, part.tile * kTileRows + unit.local + row(), page);
     if (end > unit.context) clear_tail(buffer, unit.context - page * kPage);
     const float before[2] = {row_max[0], row_max[1]};
     softmax(buffer);
@@ -245,7 +216,7 @@ struct MathWarpgroup {
   __device__ __forceinline__ void begin_unit(int from, int pages, std::uint32_t units_done) {
     mbarrier_wait(&s.q_full, units_done & 1);
 #pragma unroll
-    for (int step = 0; step < 4 && kRopeInRegisters; ++step)
+    for (int step = 0; step < 4; ++step)
       load_fragment(q_rope + step * 4, smem_address(s.q[kRopeBox]) + fragment_offset(warp, lane, step));
     const int i = first_own();
     if (i < pages)
@@ -265,8 +236,7 @@ struct MathWarpgroup {
     int first = part.first_page(u), last = part.last_page(u);
     begin_unit(first, last - first, 0);
     for (std::uint32_t units_done = 0;; ++units_done) {
-      const int first_token = (part.tile * kTileRows + unit.local) / p.heads;
-      const int first_limit = p.tree_mask != nullptr ? unit.base : unit.base + first_token + 1;
+      const int first_limit = first_hidden(p, unit, part.tile * kTileRows + unit.local);
       row_max[0] = row_max[1] = -INFINITY;
       row_sum[0] = row_sum[1] = 0;
       started = false;
@@ -331,15 +301,13 @@ struct MathWarpgroup {
 
   // A piece of a unit, for combine_kernel: float32, and its log2 sums.
   __device__ __forceinline__ void write_partial(const Unit& unit, int u, const Totals& t) const {
-    const int which = u == part.begin.unit && part.begin.page > 0 ? 0 : 1;
-    const int slot = (part.index * 2 + which) * p.layout.tiles + part.tile;
+    const std::int64_t first = slot_row(p, part, u);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int tile_row = row() + r * 8, at = slot * kTileRows + tile_row;
+      const int tile_row = row() + r * 8;
+      const std::int64_t at = first + tile_row;
       if (part.tile * kTileRows + tile_row >= unit.rows) continue;
-      float2* out =
-          reinterpret_cast<float2*>(p.partials.out + static_cast<std::int64_t>(at) * kLatent + wg * kHalf) +
-          (lane & 3);
+      float2* out = reinterpret_cast<float2*>(p.partials.out + at * kLatent + wg * kHalf) + (lane & 3);
 #pragma unroll
       for (int i = 0; i < 32; ++i)
         out[i * 4] = make_float2(o[i * 4 + r * 2] * t.inverse[r], o[i * 4 + r * 2 + 1] * t.inverse[r]);

@@ -6,6 +6,7 @@
 #include "backends/cuda/sm90/mla_decode/combine.cuh"
 #include "backends/cuda/sm90/mla_decode/load_fp8.cuh"
 #include "backends/cuda/sm90/mla_decode/math.cuh"
+#include "backends/cuda/sm90/mla_decode/math_fp8.cuh"
 #include "backends/cuda/sm90/mla_decode/plan.h"
 
 namespace trireme::cuda {
@@ -16,25 +17,25 @@ constexpr int kThreads = 384;    // two math warpgroups, then one that loads
 constexpr int kRegisters = 168;  // of a thread at launch: what 384 threads can have; more would never come
 constexpr int kCombineCtasEach = 5;  // of a multiprocessor
 
-template <bool kFp8>
-__device__ void init_barriers(SharedMemory& s) {
-  mbarrier_init(&s.q_full, 1);
-  mbarrier_init(&s.q_free, 8);  // math warps
-  for (int b = 0; b < 2; ++b) {
-    for (int box = 0; box < kBoxes; ++box) mbarrier_init(&s.k_full[b][box], kFp8 && box != kRopeBox ? 4 : 1);
-    mbarrier_init(&s.k_rope_free[b], 4);
-    for (int h = 0; h < 2; ++h) mbarrier_init(&s.k_half_free[b][h], 4);
-    mbarrier_init(&s.p_ready[b], 4);
-  }
-  fence_mbarrier_init();
-}
+// Of a thread that loads and of one that multiplies.
+constexpr int kLoadRegisters = 40, kMathRegisters = 232;
+static_assert(kLoadRegisters + 2 * kMathRegisters <= 3 * kRegisters);
 
-template <bool kFp8>
 __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_constant__ Params p,
                                                              const __grid_constant__ Maps maps) {
   extern __shared__ __align__(1024) unsigned char shared_bytes[];
   SharedMemory& s = *reinterpret_cast<SharedMemory*>(shared_bytes);
-  if (threadIdx.x == 0) init_barriers<kFp8>(s);
+  if (threadIdx.x == 0) {
+    mbarrier_init(&s.q_full, 1);
+    mbarrier_init(&s.q_free, 8);  // math warps
+    for (int b = 0; b < 2; ++b) {
+      for (Mbarrier& full : s.k_full[b]) mbarrier_init(&full, 1);
+      mbarrier_init(&s.k_rope_free[b], 4);
+      for (Mbarrier& free : s.k_half_free[b]) mbarrier_init(&free, 4);
+      mbarrier_init(&s.p_ready[b], 4);
+    }
+    fence_mbarrier_init();
+  }
   if (threadIdx.x == 256) {
     prefetch_tensor_map(&maps.q_latent);
     prefetch_tensor_map(&maps.q_rope);
@@ -44,32 +45,65 @@ __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_consta
   grid_dependency_wait();
   grid_launch_dependents();
 
-  constexpr int kLoadRegisters = kFp8 ? 88 : 40, kMathRegisters = kFp8 ? 208 : 232;
-  static_assert(kLoadRegisters + 2 * kMathRegisters <= 3 * kRegisters);
   const Part part = make_part(p);
   const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
   if (warpgroup == 2) {
     register_limit_decrease<kLoadRegisters>();
-    if constexpr (kFp8)
-      load_pages_fp8(s, p, maps, part, static_cast<int>(threadIdx.x) % 128);
-    else if (threadIdx.x < 288)
-      load_pages(s, p, maps, part);
+    if (threadIdx.x < 288) load_pages(s, p, maps, part);
   } else {
     register_limit_increase<kMathRegisters>();
-    MathWarpgroup<!kFp8> math(s, p, part, warpgroup, static_cast<int>(threadIdx.x) % 128);
+    MathWarpgroup math(s, p, part, warpgroup, static_cast<int>(threadIdx.x) % 128);
     math.run();
   }
 }
 
-template <bool kFp8>
-cudaError_t launch(const Params& p, const Maps& maps, cudaStream_t stream) {
-  constexpr auto kernel = decode_kernel<kFp8>;
+__global__ __launch_bounds__(kThreads, 1) void decode_fp8_kernel(const __grid_constant__ Params p,
+                                                                 const __grid_constant__ Fp8Maps maps) {
+  extern __shared__ __align__(1024) unsigned char shared_bytes[];
+  Fp8SharedMemory& s = *reinterpret_cast<Fp8SharedMemory*>(shared_bytes);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kFp8Pages; ++i) {
+      mbarrier_init(&s.scales_full[i], 1);
+      for (int half = 0; half < 2; ++half) {
+        mbarrier_init(&s.half_full[half][i], 1);
+        mbarrier_init(&s.half_free[half][i], 4);  // the warps of one warpgroup, here and below
+      }
+      mbarrier_init(&s.p_ready[i], 4);
+    }
+    for (Mbarrier& ready : s.max_ready) mbarrier_init(&ready, 4);
+    mbarrier_init(&s.second_free, 4);
+    fence_mbarrier_init();
+  }
+  if (threadIdx.x == 256) {
+    prefetch_tensor_map(&maps.codes);
+    prefetch_tensor_map(&maps.scales);
+    prefetch_tensor_map(&maps.rope);
+  }
+  __syncthreads();
+  grid_dependency_wait();
+  grid_launch_dependents();
+
+  const Part part = make_part(p);
+  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+  if (warp >= 8) {
+    register_limit_decrease<kLoadRegisters>();
+    if (warp == 8) load_fp8_pages(s, p, maps, part);
+    if (warp == 9) lay_out_scales(s, p, part);
+  } else {
+    register_limit_increase<kMathRegisters>();
+    Fp8MathWarpgroup math(s, p, part, warp / 4, static_cast<int>(threadIdx.x) % 128);
+    math.run();
+  }
+}
+
+template <class Shared, class... Args>
+cudaError_t launch(void (*kernel)(Args...), const PlanLayout& layout, cudaStream_t stream,
+                   const Args&... args) {
   // Every time: it holds for one device, and a process may have several.
   const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                  static_cast<int>(sizeof(SharedMemory)));
+                                                  static_cast<int>(sizeof(Shared)));
   if (raised != cudaSuccess) return raised;
-  kernel<<<static_cast<unsigned>(p.layout.parts * p.layout.tiles), kThreads, sizeof(SharedMemory), stream>>>(
-      p, maps);
+  kernel<<<static_cast<unsigned>(layout.parts * layout.tiles), kThreads, sizeof(Shared), stream>>>(args...);
   return cudaGetLastError();
 }
 
@@ -92,20 +126,36 @@ std::size_t partial_rows(const PlanLayout& l) {
   return std::size_t{2} * static_cast<std::size_t>(l.parts * l.tiles) * kTileRows;
 }
 
+// Boxes of 64 rows.
+cudaError_t encode_rows(const void* base, MapType type, std::int64_t rows, int columns,
+                        std::int64_t stride_bytes, int box_columns, MapSwizzle swizzle, CUtensorMap& map) {
+  return encode_tensor_map(
+      matrix_map(base, type, static_cast<std::uint64_t>(rows), static_cast<std::uint64_t>(columns),
+                 static_cast<std::uint64_t>(stride_bytes), kPage, static_cast<std::uint32_t>(box_columns),
+                 swizzle),
+      &map);
+}
+
 cudaError_t encode_maps(const MlaDecodeArgs& a, Maps& maps) {
-  const auto rows = static_cast<std::uint64_t>(a.shape.tokens) * static_cast<std::uint64_t>(a.shape.heads);
-  const auto encode = [](const void* base, std::uint64_t n, std::uint64_t columns, std::int64_t stride,
+  const std::int64_t rows = std::int64_t{a.shape.tokens} * a.shape.heads;
+  const auto encode = [](const void* base, std::int64_t n, int columns, std::int64_t stride,
                          CUtensorMap& map) {
-    return encode_tensor_map(matrix_map(base, MapType::bf16, n, columns,
-                                        static_cast<std::uint64_t>(stride) * 2, 64, 64, MapSwizzle::b128),
-                             &map);
+    return encode_rows(base, MapType::bf16, n, columns, stride * 2, 64, MapSwizzle::b128, map);
   };
-  const int token_columns = a.cache_type == MlaCache::fp8 ? kFp8TokenColumns : kLatent + kRope;
   cudaError_t e = encode(a.q_latent, rows, kLatent, a.q_latent_stride, maps.q_latent);
   if (e == cudaSuccess) e = encode(a.q_rope, rows, kRope, a.q_rope_stride, maps.q_rope);
-  if (e == cudaSuccess)
-    e = encode(a.cache, static_cast<std::uint64_t>(a.blocks) * kPage,
-               static_cast<std::uint64_t>(token_columns), token_columns, maps.cache);
+  if (e == cudaSuccess) e = encode(a.cache, a.blocks * kPage, kLatent + kRope, kLatent + kRope, maps.cache);
+  return e;
+}
+
+cudaError_t encode_maps(const MlaDecodeArgs& a, Fp8Maps& maps) {
+  const auto encode = [&](MapType type, int bytes, int box_columns, MapSwizzle swizzle, CUtensorMap& map) {
+    return encode_rows(a.cache, type, a.blocks * kPage, kFp8Token / bytes, kFp8Token, box_columns, swizzle,
+                       map);
+  };
+  cudaError_t e = encode(MapType::u8, 1, kQuarter, MapSwizzle::b128, maps.codes);
+  if (e == cudaSuccess) e = encode(MapType::f32, 4, kQuarters, MapSwizzle::none, maps.scales);
+  if (e == cudaSuccess) e = encode(MapType::bf16, 2, kRope, MapSwizzle::b128, maps.rope);
   return e;
 }
 
@@ -123,8 +173,6 @@ cudaError_t mla_decode(const MlaDecodeArgs& a, cudaStream_t stream) {
   if (a.shape.heads < 1 || a.shape.heads > kMlaDecodeMaxHeads || a.shape.multiprocessors < 2)
     return cudaErrorInvalidValue;
   if (a.shape.tokens == 0 || a.shape.seqs == 0) return cudaSuccess;
-  Maps maps{};
-  if (const cudaError_t e = encode_maps(a, maps); e != cudaSuccess) return e;
   Params p{};
   p.layout = plan_layout(a.shape);
   p.plan = static_cast<const unsigned char*>(a.plan);
@@ -132,6 +180,11 @@ cudaError_t mla_decode(const MlaDecodeArgs& a, cudaStream_t stream) {
   p.block_table_stride = a.block_table_stride;
   p.tree_mask = a.tree_mask;
   p.cache = static_cast<const unsigned char*>(a.cache);
+  p.q_latent = static_cast<const std::uint16_t*>(a.q_latent);
+  p.q_rope = static_cast<const std::uint16_t*>(a.q_rope);
+  p.q_latent_stride = a.q_latent_stride;
+  p.q_rope_stride = a.q_rope_stride;
+  p.q_rows = std::int64_t{a.shape.tokens} * a.shape.heads;
   p.out = static_cast<std::uint16_t*>(a.out);
   p.out_stride = a.out_stride;
   p.lse = a.lse;
@@ -140,9 +193,16 @@ cudaError_t mla_decode(const MlaDecodeArgs& a, cudaStream_t stream) {
   p.scale_log2 = a.scale * 1.4426950408889634f;
   p.heads = a.shape.heads;
 
-  p.page_bytes = kPage * (a.cache_type == MlaCache::fp8 ? kFp8Token : (kLatent + kRope) * 2);
-  const cudaError_t e =
-      a.cache_type == MlaCache::fp8 ? launch<true>(p, maps, stream) : launch<false>(p, maps, stream);
+  cudaError_t e;
+  if (a.cache_type == MlaCache::fp8) {
+    Fp8Maps maps{};
+    e = encode_maps(a, maps);
+    if (e == cudaSuccess) e = launch<Fp8SharedMemory>(decode_fp8_kernel, p.layout, stream, p, maps);
+  } else {
+    Maps maps{};
+    e = encode_maps(a, maps);
+    if (e == cudaSuccess) e = launch<SharedMemory>(decode_kernel, p.layout, stream, p, maps);
+  }
   if (e != cudaSuccess || a.shape.split == MlaSplit::never) return e;
   return launch_combine(p, a.shape.heads * a.shape.max_query_tokens, stream);
 }

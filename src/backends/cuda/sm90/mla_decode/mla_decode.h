@@ -16,8 +16,10 @@ inline constexpr int kMlaDecodeMaxHeads = 128;
 
 enum class MlaCache : std::uint8_t {
   bf16,  // a token is 512 latents and 64 rope values: 1,152 bytes
-  fp8,  // a token is 512 e4m3 codes, 4 float32 scales below 256 (one for 128 codes), 64 BF16 rope values: 656
-        // bytes
+  // A token is 512 e4m3 codes, 4 float32 scales (one for 128 codes), 64 BF16 rope values: 656 bytes. Codes
+  // are multiplied as they are: with latents of q rounded to e4m3, and with probabilities, 1/40 off in the
+  // mean.
+  fp8,
 };
 
 enum class MlaSplit : std::uint8_t {

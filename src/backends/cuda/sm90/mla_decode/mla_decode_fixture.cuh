@@ -88,9 +88,7 @@ struct CacheView {
     if (d >= 512) return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(t + 528)[d - 512]);
     __nv_fp8_e4m3 code;
     code.__x = t[d];
-    // As a kernel that multiplies in BF16 sees it.
-    return __bfloat162float(
-        __float2bfloat16(static_cast<float>(code) * reinterpret_cast<const float*>(t + 512)[d / 128]));
+    return static_cast<float>(code) * reinterpret_cast<const float*>(t + 512)[d / 128];
   }
 };
 
@@ -138,6 +136,14 @@ __global__ void reference_kernel(CacheView c, const __nv_bfloat16* ql, std::int6
   for (int d = tid; d < 576; d += 256)
     q[d] = __bfloat162float(d < 512 ? ql[row * ql_stride + d] : qr[row * qr_stride + d - 512]);
   __syncthreads();
+  if (c.fp8) {  // latents of q are e4m3 as well
+    float most = 0;
+    for (int d = 0; d < 512; ++d) most = fmaxf(most, fabsf(q[d]));
+    const float unit = most > 0 ? exp2f(ceilf(log2f(most / 448))) : 1;
+    __syncthreads();
+    for (int d = tid; d < 512; d += 256) q[d] = static_cast<float>(__nv_fp8_e4m3(q[d] / unit)) * unit;
+    __syncthreads();
+  }
   float high = -INFINITY;
   for (int pos = tid; pos < limit; pos += 256) {
     const unsigned char* t = c.token(seq, pos);

@@ -66,11 +66,14 @@ void check(DeviceBatch& d) {
     if (!(off <= worst_lse)) worst_lse = off;
   }
   if (norm == 0) return;
-  EXPECT_LT(std::sqrt(error / norm), 4e-3) << "heads " << d.args.shape.heads;
-  EXPECT_LT(worst_row, 1e-2) << "row " << worst_at << " of " << d.rows << ", heads " << d.args.shape.heads;
-  // Of FP8 values one in a thousand is rounded to the other neighbour; a large one moves a score by this
-  // much.
-  EXPECT_LT(worst_lse, d.fp8 ? 1.5e-2 : 2e-3) << "heads " << d.args.shape.heads;
+  // A probability in e4m3 is off by up to 1/16, in the mean by 1/40.
+  EXPECT_LT(std::sqrt(error / norm), d.fp8 ? 3e-2 : 4e-3) << "heads " << d.args.shape.heads;
+  EXPECT_LT(worst_row, d.fp8 ? 7e-2 : 1e-2)
+      << "row " << worst_at << " of " << d.rows << ", heads " << d.args.shape.heads;
+  EXPECT_LT(worst_lse, 2e-3) << "heads " << d.args.shape.heads;
+  if (d.fp8)
+    std::printf("fp8: off by %.4f, worst row %.4f, lse %.5f\n", std::sqrt(error / norm), worst_row,
+                worst_lse);
 }
 
 std::uint32_t fresh_seed() {

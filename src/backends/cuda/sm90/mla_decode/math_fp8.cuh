@@ -1,0 +1,399 @@
+// The math warpgroups of the MLA decode kernel over an FP8 cache: both products run on e4m3 as it lies.
+//
+// Pages alternate between the warpgroups as in math.cuh. Scores are rows of q by tokens, summed in float32
+// over the quarters of the latents, whose scales differ from token to token. Values are the left side of the
+// second product: only from registers may they lie across the direction that is summed over. Sums are
+// therefore columns (two neighbours a thread) by rows of q. The scale of a token's values goes into its
+// probability, so each quarter has probabilities of its own; they are e4m3 too. What the tensor core adds
+// keeps few bits, so each page is added in float32.
+#pragma once
+#include "backends/cuda/prim/wgmma.cuh"
+#include "backends/cuda/prim/wgmma_bf16.cuh"
+#include "backends/cuda/prim/wgmma_f8.cuh"
+#include "backends/cuda/sm90/mla_decode/config.cuh"
+#include "backends/cuda/sm90/mla_decode/fragment.cuh"
+#include "backends/cuda/sm90/mla_decode/load_fp8.cuh"
+#include "backends/cuda/sm90/mla_decode/mask.cuh"
+#include "backends/cuda/sm90/mla_decode/query_fp8.cuh"
+
+namespace trireme::cuda::mla {
+
+// Four 8x8 matrices of 16-bit words, transposed: lane l names the l % 8-th row of matrix l / 8.
+__device__ __forceinline__ void load_transposed(std::uint32_t (&a)[4], std::uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(address)
+               : "memory");
+}
+
+struct Fp8MathWarpgroup {
+  Fp8SharedMemory& s;
+  const Params& p;
+  const Part& part;
+  const int wg, warp, lane;  // of two; of four; of 32
+  // Of quarters 2 wg and 2 wg + 1, each in two blocks of 64 columns: columns 16 warp + 2 (lane / 4) and the
+  // next (o[..][4 j + 2], [4 j + 3]) by rows 8 j + 2 (lane % 4) and the next of q.
+  float o[4][32];
+  float row_max[2];    // of rows row(), row() + 8: the reference of this warpgroup's last page
+  float row_sum[2];    // this thread's tokens of this warpgroup's pages
+  float row_scale[2];  // from scores to log2 units
+  std::uint32_t pages_done = 0;
+
+  __device__ __forceinline__ Fp8MathWarpgroup(Fp8SharedMemory& shared, const Params& params, const Part& mine,
+                                              int group, int thread)
+      : s(shared), p(params), part(mine), wg(group), warp(thread / 32), lane(thread % 32) {}
+
+  __device__ __forceinline__ int row() const { return warp * 16 + lane / 4; }
+  __device__ __forceinline__ static Mbarrier* at(Mbarrier* two, std::uint32_t count) {
+    return &two[count & 1];
+  }
+
+  __device__ __forceinline__ void release(Mbarrier* bar) const {
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(bar);
+  }
+  __device__ __forceinline__ void wait_probabilities(std::uint32_t count) const {
+    mbarrier_wait(&s.p_ready[count % kFp8Pages], (count / kFp8Pages) & 1);
+  }
+
+  // Scores in units of q's scale, from page `count`, the context's `page`. The half that is there first comes
+  // first, where its place in the context and in this CTA's work agree: a row's sums are added in the same
+  // order whatever the CTA did before.
+  __device__ __forceinline__ void score_page(float (&score)[32], int page_index, std::uint32_t count) const {
+    const int at_page = static_cast<int>(count % kFp8Pages);
+    const Fp8Page& page = s.pages[at_page];
+    const Fp8Scales& scales = s.scales[at_page];
+    float part_score[32];
+    const std::uint64_t q = wgmma_desc_k_major(s.q[0]), k = wgmma_desc_k_major(page.codes[0]);
+    const std::uint64_t q_rope = wgmma_desc_k_major(s.q_rope), rope = wgmma_desc_k_major(page.rope);
+#pragma unroll
+    for (int i = 0; i < kQuarters; ++i) {
+      const int half = (page_index & 1) ^ (i / 2), t = 2 * half + i % 2;
+      const auto box = static_cast<std::uint32_t>(t * (kFp8Box / 16));
+      if (i % 2 == 0) mbarrier_wait(&s.half_full[half][at_page], (count / kFp8Pages) & 1);
+      if (i == 2) wgmma_hold(score);
+      wgmma_hold(part_score);
+      wgmma_fence();
+#pragma unroll
+      for (int step = 0; step < 4 && i == 2; ++step)
+        wgmma_bf16_n64_ss_nt(score, q_rope + step * 2, rope + step * 2, true);
+#pragma unroll
+      for (int step = 0; step < 4; ++step)
+        wgmma_ss_e4m3<64>(part_score, q + box + step * 2, k + box + step * 2, step != 0);
+      wgmma_commit();
+      const float4* const mine = reinterpret_cast<const float4*>(scales.score[t][lane & 3]);
+      const float4 scale[4] = {mine[0], mine[1], mine[2], mine[3]};
+      wgmma_wait<0>();
+      wgmma_hold(part_score);
+      if (i == 2) wgmma_hold(score);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const int x = 8 * j + 2 * r;
+          score[x] = scale[j].x * part_score[x] + (i == 0 ? 0 : score[x]);
+          score[x + 1] = scale[j].y * part_score[x + 1] + (i == 0 ? 0 : score[x + 1]);
+          score[x + 4] = scale[j].z * part_score[x + 4] + (i == 0 ? 0 : score[x + 4]);
+          score[x + 5] = scale[j].w * part_score[x + 5] + (i == 0 ? 0 : score[x + 5]);
+        }
+      }
+    }
+  }
+
+  // Rows of the last page beyond the context may hold anything, and 0 * NaN is NaN.
+  __device__ __forceinline__ void clear_tail(Fp8Page& page, int valid) const {
+    for (int t = 0; t < kQuarters; ++t) {
+      uint4* const rows = reinterpret_cast<uint4*>(page.codes[t]);
+      for (int i = valid * 8 + warp * 32 + lane; i < kPage * 8; i += 128) rows[i] = make_uint4(0, 0, 0, 0);
+    }
+  }
+
+  // An own page. follows: the page before it is of this unit too, and still to be added.
+  __device__ __forceinline__ void own_page(const Unit& unit, int page, int first_limit, bool follows,
+                                           std::uint32_t count) {
+    const int at_page = static_cast<int>(count % kFp8Pages);
+    float score[32];
+    // By turns, so that the tensor cores work for one while the other takes exponentials.
+    if (follows) mbarrier_wait(at(s.max_ready, count - 1), ((count - 1) >> 1) & 1);
+    mbarrier_wait(&s.scales_full[at_page], (count / kFp8Pages) & 1);
+    score_page(score, page, count);
+    if ((page + 1) * kPage > first_limit)
+      mask_scores(score, p, unit, part.tile * kTileRows + unit.local + row(), page);
+    if (const int valid = unit.context - page * kPage; valid < kPage) clear_tail(s.pages[at_page], valid);
+    named_barrier_sync(1 + wg, 128);  // all warps have multiplied the rope values
+    float before[2] = {-INFINITY, -INFINITY};
+    if (follows) {
+      const Fp8Told& told = s.told[(count - 1) % kFp8Pages];
+      before[0] = told.row_max[row()];
+      before[1] = told.row_max[row() + 8];
+    }
+    __half2 prob[16];
+    softmax(score, prob, before, count);
+    if (wg == 0) mbarrier_wait(&s.second_free, ((count >> 1) & 1) ^ 1);
+    if (follows) {
+      // While the page before is added, this one's probabilities go to where they are multiplied.
+      const Adding other = begin_adding(count - 1);
+#pragma unroll
+      for (int b = 0; b < kQuarters; ++b) {
+        float sum[32];
+        multiply_block(sum, other, b);
+        store_quarter(prob, b, count);
+        add_block(sum, other, b);
+      }
+    } else {
+#pragma unroll
+      for (int b = 0; b < kQuarters; ++b) store_quarter(prob, b, count);
+    }
+    fence_proxy_async();
+    release(&s.p_ready[at_page]);
+    if (follows) end_adding(count - 1);
+    add_page(count);
+  }
+
+  __device__ __forceinline__ float2 units(std::uint32_t count) const {
+    return *reinterpret_cast<const float2*>(&s.unit[count % (2 * kFp8Pages)][2 * wg]);
+  }
+  __device__ __forceinline__ bool moved(std::uint32_t count) const {
+    const int4 m = *reinterpret_cast<const int4*>(s.scales[count % kFp8Pages].moved);
+    return (m.x | m.y | m.z | m.w) != 0;
+  }
+
+  // score -> probabilities, row_max, row_sum, and what the warpgroups are told of the references.
+  __device__ __forceinline__ void softmax(const float (&score)[32], __half2 (&prob)[16],
+                                          const float (&before)[2], std::uint32_t count) {
+    Fp8Told& told = s.told[count % kFp8Pages];
+    float high[2] = {score[0], score[2]};
+#pragma unroll
+    for (int i = 0; i < 32; i += 4) {
+      high[0] = fmaxf(high[0], fmaxf(score[i], score[i + 1]));
+      high[1] = fmaxf(high[1], fmaxf(score[i + 2], score[i + 3]));
+    }
+    bool moved = false;
+    float base[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      high[r] = quad_max(high[r]) * row_scale[r];
+      const float now = high[r] > before[r] + kFp8Slack ? high[r] + kFp8Margin : before[r];
+      const float rescale = now == before[r] ? 1.0f : exp2_approx(before[r] - now);
+      moved |= now != before[r];
+      if ((lane & 3) == 0) {
+        told.row_max[row() + r * 8] = now;
+        told.rescale[row() + r * 8] = rescale;
+      }
+      if (now != row_max[r]) row_sum[r] *= exp2_approx(row_max[r] - now);
+      row_max[r] = now;
+      base[r] = now == -INFINITY ? 0.0f : now;
+    }
+    moved = __any_sync(~0u, moved);
+    if (lane == 0) s.scales[count % kFp8Pages].moved[warp] = moved;
+    release(&s.max_ready[count & 1]);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const int r = i % 2;
+      const float x = exp2_approx(fmaf(score[2 * i], row_scale[r], -base[r]));
+      const float y = exp2_approx(fmaf(score[2 * i + 1], row_scale[r], -base[r]));
+      row_sum[r] += x + y;
+      prob[i] = __floats2half2_rn(x, y);
+    }
+  }
+
+  // Probabilities of page `count` times the scales of a quarter's values. Of 32 tokens, those that lane q of
+  // a quad needs of the values (load_values) stand in bytes 4 q to 4 q + 3 and 16 + 4 q to 16 + 4 q + 3.
+  __device__ __forceinline__ void store_quarter(const __half2 (&prob)[16], int t, std::uint32_t count) const {
+    const int at = static_cast<int>(count % kFp8Pages);
+    unsigned char* const box = t < 2 ? s.pages[at].rope : s.p_second[count & 1];
+    const uint4* const mine = reinterpret_cast<const uint4*>(s.scales[at].prob[t][lane & 3]);
+    const uint4 low = mine[0], high = mine[1];
+    const std::uint32_t scale[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int line = row() + r * 8;
+#pragma unroll
+      for (int g = 0; g < 4; ++g) {  // 16 tokens
+        const std::uint32_t a = codes_of(prob[4 * g + r], scale[2 * g]);
+        const std::uint32_t b = codes_of(prob[4 * g + 2 + r], scale[2 * g + 1]);
+        const int chunk = (t % 2 * 4 + g) ^ (line % 8);
+        *reinterpret_cast<std::uint32_t*>(box + line * 128 + chunk * 16 + (lane & 3) * 4) =
+            __byte_perm(a, b, 0x7531);
+      }
+    }
+  }
+
+  // Two probabilities times two scales, as e4m3 in the upper bytes of the halves. A float16 2^8 times smaller
+  // has its exponent where e4m3 has it; an addition rounds. What converts such pairs is slower.
+  __device__ __forceinline__ static std::uint32_t codes_of(__half2 prob, std::uint32_t scale) {
+    const __half2 x = __hmul2(prob, *reinterpret_cast<const __half2*>(&scale));
+    return 2 * *reinterpret_cast<const std::uint32_t*>(&x) + 0x00800080u;
+  }
+
+  // Values of 64 tokens by block b's columns, as the left side of a product: for each 32 tokens 4 registers.
+  __device__ __forceinline__ void load_values(std::uint32_t* a, const Fp8Page& page, int b) const {
+    const std::uint32_t box = smem_address(page.codes[2 * wg + b / 2]);
+    const int chunk = b % 2 * 4 + warp;
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      const int token = 32 * step + lane;
+      std::uint32_t m[4];
+      load_transposed(m, box + static_cast<std::uint32_t>(token * 128 + ((chunk ^ (token % 8)) << 4)));
+      a[4 * step] = __byte_perm(m[0], m[1], 0x6420);
+      a[4 * step + 1] = __byte_perm(m[0], m[1], 0x7531);
+      a[4 * step + 2] = __byte_perm(m[2], m[3], 0x6420);
+      a[4 * step + 3] = __byte_perm(m[2], m[3], 0x7531);
+    }
+  }
+
+  // A page whose values are being added.
+  struct Adding {
+    const Fp8Page* page;
+    std::uint64_t box;  // its probabilities
+    float2 unit;
+  };
+
+  // Page `count`, whose probabilities are ready or soon will be.
+  __device__ __forceinline__ Adding begin_adding(std::uint32_t count) {
+    const int at_page = static_cast<int>(count % kFp8Pages);
+    wait_probabilities(count);
+    if (moved(count)) rescale(s.told[at_page]);
+    const Fp8Page* const page = &s.pages[at_page];
+    return {page, wgmma_desc_k_major(wg == 0 ? page->rope : s.p_second[count & 1]), units(count)};
+  }
+  __device__ __forceinline__ void multiply_block(float (&sum)[32], const Adding& x, int b) const {
+    std::uint32_t a[8];
+    load_values(a, *x.page, b);
+    wgmma_hold(a);
+    wgmma_hold(sum);
+    wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 2; ++step)
+      wgmma_rs_e4m3(sum, a + 4 * step, x.box + (b / 2 * 4 + step * 2), step != 0);
+    wgmma_commit();
+  }
+  __device__ __forceinline__ void add_block(float (&sum)[32], const Adding& x, int b) {
+    wgmma_wait<0>();
+    wgmma_hold(sum);
+#pragma unroll
+    for (int i = 0; i < 32; ++i) o[b][i] += (b < 2 ? x.unit.x : x.unit.y) * sum[i];
+  }
+  __device__ __forceinline__ void end_adding(std::uint32_t count) const {
+    __syncwarp();
+    if (lane != 0) return;
+    mbarrier_arrive(&s.half_free[wg][count % kFp8Pages]);
+    if (wg == 1 && count % 2 == 0) mbarrier_arrive(&s.second_free);
+  }
+
+  __device__ __forceinline__ void add_page(std::uint32_t count) {
+    const Adding x = begin_adding(count);
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+      float sum[32];
+      multiply_block(sum, x, b);
+      add_block(sum, x, b);
+    }
+    end_adding(count);
+  }
+
+  __device__ __forceinline__ void rescale(const Fp8Told& told) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const float2 f = *reinterpret_cast<const float2*>(&told.rescale[8 * j + 2 * (lane & 3)]);
+#pragma unroll
+      for (int b = 0; b < 4; ++b) {
+        o[b][4 * j] *= f.x;
+        o[b][4 * j + 1] *= f.y;
+        o[b][4 * j + 2] *= f.x;
+        o[b][4 * j + 3] *= f.y;
+      }
+    }
+  }
+
+  __device__ __forceinline__ int first_own() const {
+    return static_cast<int>((pages_done ^ static_cast<std::uint32_t>(wg)) & 1);
+  }
+
+  __device__ __forceinline__ void run() {
+    const int last_unit = part.last_unit();
+    for (int u = part.begin.unit; u <= last_unit; ++u) {
+      const Unit& unit = part.units[u];  // few of its fields are worth a register
+      const int first = part.first_page(u), last = part.last_page(u), n = last - first;
+      const int first_limit = first_hidden(p, unit, part.tile * kTileRows + unit.local);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) row_max[r] = -INFINITY, row_sum[r] = 0;
+      // All have multiplied with the rows before: they have met in write().
+      load_query(s, p, unit.row + part.tile * kTileRows, wg * 4 + warp, lane);
+      fence_proxy_async();
+      named_barrier_sync(3, 256);
+      row_scale[0] = s.q_scale[row()] * p.scale_log2;
+      row_scale[1] = s.q_scale[row() + 8] * p.scale_log2;
+#pragma unroll
+      for (int b = 0; b < 4; ++b)
+#pragma unroll
+        for (int i = 0; i < 32; ++i) o[b][i] = 0;
+      int i = first_own();
+      for (; i < n; i += 2)
+        own_page(unit, first + i, first_limit, i > 0, pages_done + static_cast<std::uint32_t>(i));
+      pages_done += static_cast<std::uint32_t>(n);
+      if (i == n) add_other_last();
+      write(unit, u, first > 0 || last < unit.pages);
+    }
+  }
+
+  // The unit's last page is the other's.
+  __device__ __forceinline__ void add_other_last() {
+    const std::uint32_t count = pages_done - 1;
+    mbarrier_wait(at(s.max_ready, count), (count >> 1) & 1);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float now = s.told[count % kFp8Pages].row_max[row() + r * 8];
+      if (now != row_max[r]) row_sum[r] *= exp2_approx(row_max[r] - now);
+      row_max[r] = now;
+    }
+    add_page(count);
+  }
+
+  __device__ __forceinline__ void write(const Unit& unit, int u, bool partial) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      row_sum[r] = quad_sum(row_sum[r]);
+      if ((lane & 3) == 0) s.row_sum[wg][row() + r * 8] = row_sum[r];
+    }
+    named_barrier_sync(3, 256);
+    const std::int64_t slot = slot_row(p, part, u);
+    const int tile_row = part.tile * kTileRows;  // of the unit
+    if (wg == 0 && (lane & 3) == 0) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int line = row() + r * 8;
+        if (tile_row + line >= unit.rows) continue;
+        const float sum = s.row_sum[0][line] + s.row_sum[1][line];
+        const float lse = sum > 0 ? row_max[r] + log2f(sum) : -INFINITY;
+        if (partial)
+          p.partials.lse[slot + line] = lse;
+        else if (p.lse != nullptr)
+          p.lse[unit.row + tile_row + line] = lse;
+      }
+    }
+    const int first_line = (lane & 3) * 2, column = 2 * wg * kQuarter + warp * 16 + lane / 4 * 2;
+    const std::int64_t first = (partial ? slot : unit.row + tile_row) + first_line;
+    const int rows = unit.rows - tile_row - first_line;  // from this thread's first on
+    float* const partial_out = p.partials.out + first * kLatent + column;
+    std::uint16_t* const out = p.out + first * p.out_stride + column;
+    const int stride = static_cast<int>(p.out_stride);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const int line = i / 2 * 8 + i % 2;
+      const float sum = s.row_sum[0][first_line + line] + s.row_sum[1][first_line + line];
+      const float inverse = sum > 0 ? __fdividef(1.0f, sum) : 0;
+      if (line >= rows) continue;
+#pragma unroll
+      for (int b = 0; b < 4; ++b) {
+        const float x = o[b][i / 2 * 4 + i % 2] * inverse, y = o[b][i / 2 * 4 + 2 + i % 2] * inverse;
+        if (partial)
+          *reinterpret_cast<float2*>(partial_out + line * kLatent + b * 64) = make_float2(x, y);
+        else
+          *reinterpret_cast<std::uint32_t*>(out + line * stride + b * 64) = pack_bf16(x, y);
+      }
+    }
+  }
+};
+
+}  // namespace trireme::cuda::mla
