@@ -129,7 +129,7 @@ __device__ __forceinline__ void feed(const CUtensorMap* map_x, const CUtensorMap
   GemmPiece piece = walk.next();
   wait_for_barriers<C>();
   // The first weights, while the kernel before drains: more would keep the first rows waiting behind them.
-  // Not all of the piece.
+  // Not all of the piece: with its last steps the next one is settled.
   const int early = min(piece.steps - 1, C::kEarly);
   if (leader) {
     for (int i = 0; i < early; ++i) load_weights<C>(map_w, p, smem, i, piece.tile, piece.k + i, rank);

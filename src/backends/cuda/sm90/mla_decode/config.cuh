@@ -102,6 +102,13 @@ struct alignas(1024) SharedMemory {
 };
 static_assert(sizeof(SharedMemory) <= 232448);
 
+// A probability, in units of its row's reference, may reach 2^kFp8Slack before the reference follows; e4m3
+// ends at 448.
+// A reference that moves goes some way beyond the score that moved it, so that it moves seldom.
+inline constexpr float kFp8Slack = 2.0f, kFp8Margin = 1.0f;
+inline constexpr float kFp8One = 448.0f / 4;  // the code of probability 1 at a quarter's largest scale
+inline constexpr float kFp8Shift = 0x1p-8f;   // between the exponents of float16 and of e4m3
+
 inline constexpr int kFp8Pages = 4;       // in shared memory at a time
 inline constexpr int kFp8Box = 64 * 128;  // bytes: [64 rows][128 codes], 128-byte swizzle
 

@@ -2,18 +2,16 @@
 #pragma once
 #include <cuda_fp16.h>
 
+#include "backends/cuda/sm90/mla_decode/fragment.cuh"
 #include "backends/cuda/sm90/mla_decode/load.cuh"
 
 namespace trireme::cuda::mla {
 
-// A probability, in units of its row's reference, may reach 2^kFp8Slack before the reference follows; e4m3
-// ends at 448.
-// A reference that moves goes some way beyond the score that moved it, so that it moves seldom.
-inline constexpr float kFp8Slack = 2.0f, kFp8Margin = 1.0f;
-inline constexpr float kFp8One = 448.0f / 4;  // the code of probability 1 at a quarter's largest scale
-inline constexpr float kFp8Shift = 0x1p-8f;   // between the exponents of float16 and of e4m3
-
 inline constexpr int kFp8PrefetchPages = 3;
+
+__device__ __forceinline__ void prefetch_l2(const void* data, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(data), "r"(bytes) : "memory");
+}
 
 // Asks L2 for pages ahead of the one that is copied: the ring alone is too short for memory's latency.
 __device__ __forceinline__ void prefetch_ahead(const Params& p, const PageWalk& walk) {
@@ -21,9 +19,7 @@ __device__ __forceinline__ void prefetch_ahead(const Params& p, const PageWalk& 
   for (int ahead = walk.page == walk.first ? 1 : kFp8PrefetchPages; ahead <= kFp8PrefetchPages; ++ahead) {
     const int block = walk.block_ahead(ahead);
     if (block < 0 || walk.lane != 0) continue;
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p.cache + std::int64_t{block} * kBytes),
-                 "n"(kBytes)
-                 : "memory");
+    prefetch_l2(p.cache + std::int64_t{block} * kBytes, kBytes);
   }
 }
 
@@ -58,33 +54,23 @@ __device__ void load_fp8_pages(Fp8SharedMemory& s, const Params& p, const Fp8Map
   }
 }
 
-// The least power of two that is not below x > 0.
-__device__ __forceinline__ float power_above(float x) {
-  return __uint_as_float((__float_as_uint(x) + 0x7FFFFF) & 0xFF800000u);
-}
-
 // One warp: asks L2 for a unit's rows of q.
 __device__ __forceinline__ void prefetch_query(const Params& p, std::int64_t first, int lane) {
-  const auto ask = [](const void* data, int bytes) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(data), "r"(bytes) : "memory");
-  };
 #pragma unroll 1
   for (std::int64_t row = first + lane; row < min(first + kTileRows, p.q_rows); row += 32) {
-    ask(p.q_latent + row * p.q_latent_stride, kLatent * 2);
-    ask(p.q_rope + row * p.q_rope_stride, kRope * 2);
+    prefetch_l2(p.q_latent + row * p.q_latent_stride, kLatent * 2);
+    prefetch_l2(p.q_rope + row * p.q_rope_stride, kRope * 2);
   }
 }
 
 // One warp: the scales of each page, those of tokens that do not exist 0. Lane 4 g + t has quarter t of
-// tokens g, g + 8, ... Units are powers of two that only grow along a context, so that pages may be added up
-// together.
+// tokens g, g + 8, ...
 __device__ void lay_out_scales(Fp8SharedMemory& s, const Params& p, const Part& part) {
   const int lane = static_cast<int>(threadIdx.x) % 32, t = lane % 4, g = lane / 4,
             last_unit = part.last_unit();
   std::uint32_t count = 0;
   for (int u = part.begin.unit; u <= last_unit; ++u) {
     const int context = part.units[u].context, last = part.last_page(u);
-    float power = 0;
     if (u < last_unit) prefetch_query(p, part.units[u + 1].row + part.tile * kTileRows, lane);
     for (int page = part.first_page(u); page < last; ++page, ++count) {
       const int at = static_cast<int>(count % kFp8Pages), valid = context - page * kPage;
@@ -98,8 +84,7 @@ __device__ void lay_out_scales(Fp8SharedMemory& s, const Params& p, const Part& 
       for (int j = 0; j < 8; ++j) most = fmaxf(most, scale[j]);
 #pragma unroll
       for (int d = 4; d < 32; d *= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, d));
-      power = fmaxf(power, power_above(most));
-      const float over = __fdividef(kFp8One * kFp8Shift, power);
+      const float power = power_above(most), over = __fdividef(kFp8One * kFp8Shift, power);
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         to.score[t][g / 2][2 * j + g % 2] = scale[j];

@@ -382,7 +382,7 @@ struct Fp8MathWarpgroup {
     for (int i = 0; i < 16; ++i) {
       const int line = i / 2 * 8 + i % 2;
       const float sum = s.row_sum[0][first_line + line] + s.row_sum[1][first_line + line];
-      const float inverse = sum > 0 ? __fdividef(1.0f, sum) : 0;
+      const float inverse = sum > 0 ? __fdividef(1.0f, sum) : sum;  // NaN stays
       if (line >= rows) continue;
 #pragma unroll
       for (int b = 0; b < 4; ++b) {

@@ -1,6 +1,7 @@
 // Rows of q become e4m3 in shared memory, each with a scale of its own.
 #pragma once
 #include "backends/cuda/sm90/mla_decode/config.cuh"
+#include "backends/cuda/sm90/mla_decode/fragment.cuh"
 #include "backends/cuda/smxx/vec8.cuh"
 
 namespace trireme::cuda::mla {
@@ -8,9 +9,7 @@ namespace trireme::cuda::mla {
 // The least power of two that brings magnitudes up to `most` into e4m3's range: it costs rope values, which
 // are divided by it and stay BF16, nothing.
 __device__ __forceinline__ float power_scale(float most) {
-  if (!(most > 0x1p-100f)) return 1;
-  const std::uint32_t bits = __float_as_uint(most * (1.0f / 448));
-  return __uint_as_float((bits + 0x7FFFFF) & 0xFF800000u);
+  return most > 0x1p-100f ? power_above(most * (1.0f / 448)) : 1;
 }
 
 // A row of q in a warp: lane l holds latents 16 l to 16 l + 15, and of lanes 0 to 7 each 8 rope values.
