@@ -1,8 +1,9 @@
 // The KV cache as bytes: 64-token blocks, one array of blocks a layer.
 //
 // MLA: a token is kv_lora_rank latent values, then qk_rope_head_dim rope values (512 + 64 for DeepSeek-V3).
-// In FP8: the latents' e4m3 codes, one float32 scale for each 128 of them, then the rope values in BF16 (656
-// bytes). GQA: a token is its keys, [kv_heads, head_dim], then its values, [kv_heads, head_dim].
+// In FP8: the latents' e4m3 codes, their scale (float32, a power of two) once for each 128 of them, then the
+// rope values over that scale in BF16 (656 bytes): scores over all of them need one multiplication. GQA: a
+// token is its keys, [kv_heads, head_dim], then its values, [kv_heads, head_dim].
 #pragma once
 #include "base/types.h"
 #include "tensor/dtype.h"

@@ -33,17 +33,13 @@ void Cache::set_token(i64 slot, const std::vector<float>& v) {
     return;
   }
   const i64 latent = layout.latent_dim;
-  for (i64 begin = 0; begin < latent; begin += 128) {
-    float largest = 0;
-    for (i64 i = begin; i < begin + 128; ++i)
-      largest = std::max(largest, std::abs(v[static_cast<std::size_t>(i)]));
-    const float scale = largest > 0 ? largest / 448.0f : 1.0f;
-    write(at + latent + begin / 128 * 4, scale);
-    for (i64 i = begin; i < begin + 128; ++i)
-      write(at + i, float_to_f8e4m3(v[static_cast<std::size_t>(i)] / scale));
-  }
+  float largest = 0;
+  for (i64 i = 0; i < latent; ++i) largest = std::max(largest, std::abs(v[static_cast<std::size_t>(i)]));
+  const float scale = largest > 0 ? std::exp2(std::ceil(std::log2(largest / 448.0f))) : 1.0f;
+  for (i64 i = 0; i < latent; ++i) write(at + i, float_to_f8e4m3(v[static_cast<std::size_t>(i)] / scale));
+  for (i64 i = 0; i < latent; i += 128) write(at + latent + i / 128 * 4, scale);
   for (i64 i = latent; i < latent + layout.rope_dim; ++i)
-    write(at + latent + latent / 128 * 4 + (i - latent) * 2, BF16(v[static_cast<std::size_t>(i)]));
+    write(at + latent + latent / 128 * 4 + (i - latent) * 2, BF16(v[static_cast<std::size_t>(i)] / scale));
 }
 
 float Cache::get(i64 slot, i64 i) const {
@@ -52,8 +48,9 @@ float Cache::get(i64 slot, i64 i) const {
     return layout.dtype == DType::kF32 ? read<float>(at + i * 4) : static_cast<float>(read<BF16>(at + i * 2));
   }
   const i64 latent = layout.latent_dim;
-  if (i < latent) return f8e4m3_to_float(read<u8>(at + i)) * read<float>(at + latent + i / 128 * 4);
-  return static_cast<float>(read<BF16>(at + latent + latent / 128 * 4 + (i - latent) * 2));
+  const float scale = read<float>(at + latent + std::min(i, latent - 1) / 128 * 4);
+  if (i < latent) return f8e4m3_to_float(read<u8>(at + i)) * scale;
+  return static_cast<float>(read<BF16>(at + latent + latent / 128 * 4 + (i - latent) * 2)) * scale;
 }
 
 Cache Cache::as(DType t) const {

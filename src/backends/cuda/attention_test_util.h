@@ -243,9 +243,11 @@ struct LatentCache {
     bytes.resize(slots * token);
     for (std::size_t t = 0; t < slots; ++t) {
       char* at = bytes.data() + t * token;
+      const float scale =
+          std::isnan(values[t * width])
+              ? NAN
+              : std::exp2(static_cast<float>(std::uniform_int_distribution<int>(-8, -5)(rng)));
       for (std::size_t g = 0; g < scales; ++g) {
-        const float scale =
-            std::isnan(values[t * width]) ? NAN : std::uniform_real_distribution<float>(0.005f, 0.02f)(rng);
         std::memcpy(at + l + 4 * static_cast<int>(g), &scale, 4);
         for (std::size_t i = g * 128; i < (g + 1) * 128; ++i) {
           const __nv_fp8_e4m3 code(values[t * width + i] * 100);
@@ -253,8 +255,10 @@ struct LatentCache {
           values[t * width + i] = static_cast<float>(code) * scale;
         }
       }
-      std::memcpy(at + l + 4 * static_cast<int>(scales), &plain[t * width + static_cast<std::size_t>(l)],
-                  static_cast<std::size_t>(2 * r));
+      for (int i = 0; i < r; ++i) {
+        const Bf16 over(value(plain[t * width + static_cast<std::size_t>(l + i)]) / scale);
+        std::memcpy(at + l + 4 * static_cast<int>(scales) + 2 * i, &over, 2);
+      }
     }
   }
   double at(std::int64_t slot, int i) const {

@@ -71,7 +71,10 @@ struct MlaFp8 {
   }
   __device__ float2 key(const char* tile, int k, int i) const {
     if (i < latent) return value(tile, k, i);
-    return pair(bf16(tile + k * bytes() + latent + latent / 128 * 4) + (i - latent));
+    const char* scales = tile + k * bytes() + latent;
+    const float s = *reinterpret_cast<const float*>(scales);
+    const float2 c = pair(bf16(scales + latent / 128 * 4) + (i - latent));
+    return {c.x * s, c.y * s};
   }
 };
 
@@ -252,6 +255,14 @@ __device__ void dequantise_row(const char* token, __nv_bfloat16* to, int latent,
   }
 }
 
+// Rope values of an FP8 cache, which it has over the token's scale.
+__device__ void scale_row(const __nv_bfloat16* from, float scale, __nv_bfloat16* to, int n, int lane) {
+  for (int i = lane * 2; i < n; i += 64) {
+    const float2 x = pair(from + i);
+    *reinterpret_cast<__nv_bfloat162*>(to + i) = __floats2bfloat162_rn(x.x * scale, x.y * scale);
+  }
+}
+
 constexpr int kGatherRows = 8;  // one a warp
 
 template <bool kWide>
@@ -274,7 +285,8 @@ __global__ void __launch_bounds__(kGatherRows * 32) gather(MlaGatherKernelArgs a
     const int scales = a.latent / 128 * 4;
     const char* token = static_cast<const char*>(a.cache) + slot * (a.latent + scales + 2 * a.rope);
     dequantise_row(token, latent, a.latent, lane);
-    copy_row<kWide>(bf16(token + a.latent + scales), rope, a.rope, lane);
+    scale_row(bf16(token + a.latent + scales), *reinterpret_cast<const float*>(token + a.latent), rope,
+              a.rope, lane);
   } else {
     const __nv_bfloat16* token = bf16(a.cache) + slot * (a.latent + a.rope);
     copy_row<kWide>(token, latent, a.latent, lane);

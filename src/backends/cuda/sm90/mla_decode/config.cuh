@@ -14,7 +14,8 @@ inline constexpr int kBox = 64 * 64;       // elements of a box, [64 rows][64 co
 inline constexpr int kHalf = kLatent / 2;  // output columns of one math warpgroup
 inline constexpr int kRopeBox = 8;
 
-// A token of the FP8 cache: 512 codes, a float32 scale for each 128 of them (a quarter), 64 BF16 rope values.
+// A token of the FP8 cache: 512 codes, their scale four times (float32, a power of two), 64 BF16 rope values
+// over that scale. A quarter is what a box of the copy engine holds of the codes.
 inline constexpr int kFp8Token = 656, kFp8ScaleByte = 512, kFp8RopeByte = 528;
 inline constexpr int kQuarter = 128, kQuarters = kLatent / kQuarter;
 
@@ -110,49 +111,40 @@ inline constexpr float kFp8One = 448.0f / 4;  // the code of probability 1 at a 
 inline constexpr float kFp8Shift = 0x1p-8f;   // between the exponents of float16 and of e4m3
 
 inline constexpr int kFp8Pages = 4;       // in shared memory at a time
-inline constexpr int kFp8Box = 64 * 128;  // bytes: [64 rows][128 codes], 128-byte swizzle
+inline constexpr int kFp8Box = 64 * 128;  // bytes: 64 rows of 128, 128-byte swizzle
 
 struct Fp8Page {
   unsigned char codes[kQuarters][kFp8Box];
-  // BF16 [64][64] for the scores; afterwards the page's probabilities for the first math warpgroup.
-  unsigned char rope[kFp8Box];
+  unsigned char rope[kFp8Box];  // BF16 [64][64]
 };
 
-// Scales of a page's tokens, as they are copied and then as the lanes of a quad take them: lane q those of
-// tokens 8 j + 2 q and the next, j ascending.
+// Scales of a page's tokens, as the lanes of a quad take them: lane q those of tokens 8 j + 2 q and the next,
+// j ascending.
 struct alignas(128) Fp8Scales {
-  union {
-    float copied[kPage][kQuarters];
-    float score[kQuarters][4][20];  // the last 4 are there to spread over banks
-  };
-  std::uint16_t prob[kQuarters][4][16];  // float16, over `unit`
-  int moved[4];  // by the owner's warps: whether any of their rows' references has moved
-};
-
-// What the owner of a page tells of its probabilities.
-struct Fp8Told {
-  float row_max[kTileRows];  // the reference in log2 units, over pages so far
-  float rescale[kTileRows];  // what sums before this page are multiplied by
+  float copied[kPage][4];     // as the cache has them, the same four times
+  float score[4][20];         // the last 4 are there to spread over banks
+  std::uint16_t prob[4][16];  // float16, over `unit`
+  float unit;                 // what sums over this page's values are to be multiplied by
+  int moved[4];               // by the owner's warps: whether any of their rows' references has moved
+  float row_max[kTileRows];   // the reference in log2 units, over pages so far
+  float rescale[kTileRows];   // what sums before this page are multiplied by
 };
 
 struct alignas(1024) Fp8SharedMemory {
   unsigned char q[kQuarters][kFp8Box];
   unsigned char q_rope[kFp8Box];
   Fp8Page pages[kFp8Pages];
-  unsigned char p_second[2][kFp8Box];  // probabilities for the second math warpgroup, of even and odd pages
+  unsigned char prob[kFp8Pages / 2]
+                    [kFp8Box];  // e4m3, rows of two pages: 64 bytes of an even one, 64 of an odd
   Fp8Scales scales[kFp8Pages];
-  // What sums over a page's values are to be multiplied by. As many again: a page's are laid out before the
-  // one in the same place has been added by both warpgroups.
-  float unit[2 * kFp8Pages][kQuarters];
   float q_scale[kTileRows];
-  Fp8Told told[kFp8Pages];
   float row_sum[2][kTileRows];  // by math warpgroup
   // Of the halves of the latents: a math warpgroup multiplies the values of one, so each is free on its own.
-  // The first to be free, and to be copied, is that of the page's owner; scales come with it, rope values
-  // with the other.
-  Mbarrier half_full[2][kFp8Pages], scales_full[kFp8Pages], half_free[2][kFp8Pages];
+  // The first to be free, and to be copied, is that of the page's owner; rope values come with the other.
+  Mbarrier half_full[2][kFp8Pages], half_free[2][kFp8Pages];
+  Mbarrier scales_full[kFp8Pages];  // copied, and laid out
+  Mbarrier scales_copied[kFp8Pages];
   Mbarrier max_ready[2], p_ready[kFp8Pages];
-  Mbarrier second_free;  // p_second of even pages has been multiplied
 };
 static_assert(sizeof(Fp8SharedMemory) <= 232448);
 

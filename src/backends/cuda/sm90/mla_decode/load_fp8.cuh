@@ -33,22 +33,19 @@ __device__ void load_fp8_pages(Fp8SharedMemory& s, const Params& p, const Fp8Map
     prefetch_ahead(p, walk);
     if (walk.lane == 0) {
       Fp8Page& page = s.pages[at];
-      const auto load_half = [&](Mbarrier* full, int half) {
+      for (int i = 0; i < 2; ++i) {
+        const int half = i ^ owner;
+        Mbarrier* const full = &s.half_full[half][at];
+        mbarrier_wait(&s.half_free[half][at], free_parity);
+        mbarrier_arrive_expect_tx(full, (2 + i) * kFp8Box);
         for (int t = 2 * half; t < 2 * half + 2; ++t)
           tma_load_2d(page.codes[t], &maps.codes, full, t * kQuarter, row, L2Hint::evict_first);
-      };
-      mbarrier_wait(&s.half_free[owner][at], free_parity);
-      fence_proxy_async();  // scales were laid out there, and probabilities in place of rope values
-      mbarrier_arrive_expect_tx(&s.half_full[owner][at], 2 * kFp8Box + sizeof(s.scales[at].copied));
-      tma_load_2d(s.scales[at].copied, &maps.scales, &s.half_full[owner][at], kFp8ScaleByte / 4, row,
-                  L2Hint::evict_first);
-      load_half(&s.half_full[owner][at], owner);
-      mbarrier_wait(&s.half_free[owner ^ 1][at], free_parity);
-      fence_proxy_async();
-      mbarrier_arrive_expect_tx(&s.half_full[owner ^ 1][at], 3 * kFp8Box);
-      tma_load_2d(page.rope, &maps.rope, &s.half_full[owner ^ 1][at], kFp8RopeByte / 2, row,
-                  L2Hint::evict_first);
-      load_half(&s.half_full[owner ^ 1][at], owner ^ 1);
+        if (i == 0) continue;
+        tma_load_2d(page.rope, &maps.rope, full, kFp8RopeByte / 2, row, L2Hint::evict_first);
+        mbarrier_arrive_expect_tx(&s.scales_copied[at], sizeof(s.scales[at].copied));
+        tma_load_2d(s.scales[at].copied, &maps.scales, &s.scales_copied[at], kFp8ScaleByte / 4, row,
+                    L2Hint::evict_first);
+      }
     }
     __syncwarp();
   }
@@ -63,11 +60,10 @@ __device__ __forceinline__ void prefetch_query(const Params& p, std::int64_t fir
   }
 }
 
-// One warp: the scales of each page, those of tokens that do not exist 0. Lane 4 g + t has quarter t of
-// tokens g, g + 8, ...
+// One warp: the scales of each page, those of tokens that do not exist 0. Lane l lays out tokens l and l
+// + 32.
 __device__ void lay_out_scales(Fp8SharedMemory& s, const Params& p, const Part& part) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, t = lane % 4, g = lane / 4,
-            last_unit = part.last_unit();
+  const int lane = static_cast<int>(threadIdx.x) % 32, last_unit = part.last_unit();
   std::uint32_t count = 0;
   for (int u = part.begin.unit; u <= last_unit; ++u) {
     const int context = part.units[u].context, last = part.last_page(u);
@@ -75,22 +71,20 @@ __device__ void lay_out_scales(Fp8SharedMemory& s, const Params& p, const Part& 
     for (int page = part.first_page(u); page < last; ++page, ++count) {
       const int at = static_cast<int>(count % kFp8Pages), valid = context - page * kPage;
       Fp8Scales& to = s.scales[at];
-      float scale[8], most = 1e-30f;
-      mbarrier_wait(&s.half_full[count & 1][at], (count / kFp8Pages) & 1);
+      mbarrier_wait(&s.scales_copied[at], (count / kFp8Pages) & 1);
+      const float scale[2] = {lane < valid ? to.copied[lane][0] : 0.0f,
+                              lane + 32 < valid ? to.copied[lane + 32][0] : 0.0f};
+      float most = fmaxf(fmaxf(scale[0], scale[1]), 0x1p-100f);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) scale[j] = 8 * j + g < valid ? to.copied[8 * j + g][t] : 0.0f;
-      __syncwarp();  // all have read what they write over
+      for (int d = 16; d > 0; d /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, d));
+      const float over = __fdividef(kFp8One * kFp8Shift, most);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) most = fmaxf(most, scale[j]);
-#pragma unroll
-      for (int d = 4; d < 32; d *= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, d));
-      const float power = power_above(most), over = __fdividef(kFp8One * kFp8Shift, power);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        to.score[t][g / 2][2 * j + g % 2] = scale[j];
-        to.prob[t][g / 2][2 * j + g % 2] = __half_as_ushort(__float2half_rn(scale[j] * over));
+      for (int i = 0; i < 2; ++i) {
+        const int place = 2 * (lane / 8 + 4 * i) + lane % 2;
+        to.score[lane % 8 / 2][place] = scale[i];
+        to.prob[lane % 8 / 2][place] = __half_as_ushort(__float2half_rn(scale[i] * over));
       }
-      if (lane < kQuarters) s.unit[count % (2 * kFp8Pages)][lane] = power * (1 / kFp8One);
+      if (lane == 0) to.unit = most * (1 / kFp8One);
       __syncwarp();
       if (lane == 0) mbarrier_arrive(&s.scales_full[at]);
     }

@@ -1,11 +1,9 @@
 // The math warpgroups of the MLA decode kernel over an FP8 cache: both products run on e4m3 as it lies.
 //
-// Pages alternate between the warpgroups as in math.cuh. Scores are rows of q by tokens, summed in float32
-// over the quarters of the latents, whose scales differ from token to token. Values are the left side of the
-// second product: only from registers may they lie across the direction that is summed over. Sums are
-// therefore columns (two neighbours a thread) by rows of q. The scale of a token's values goes into its
-// probability, so each quarter has probabilities of its own; they are e4m3 too. What the tensor core adds
-// keeps few bits, so each page is added in float32.
+// Pages alternate between the warpgroups as in math.cuh. Scores are rows of q by tokens. Values are the left
+// side of the second product: only from registers may they lie across the direction that is summed over. Sums
+// are therefore columns (two neighbours a thread) by rows of q. The scale of a token's values goes into its
+// probability, which is e4m3 too. What the tensor core adds keeps few bits, so each page is added in float32.
 #pragma once
 #include "backends/cuda/prim/wgmma.cuh"
 #include "backends/cuda/prim/wgmma_bf16.cuh"
@@ -52,50 +50,48 @@ struct Fp8MathWarpgroup {
     __syncwarp();
     if (lane == 0) mbarrier_arrive(bar);
   }
-  __device__ __forceinline__ void wait_probabilities(std::uint32_t count) const {
-    mbarrier_wait(&s.p_ready[count % kFp8Pages], (count / kFp8Pages) & 1);
-  }
 
   // Scores in units of q's scale, from page `count`, the context's `page`. The half that is there first comes
   // first, where its place in the context and in this CTA's work agree: a row's sums are added in the same
   // order whatever the CTA did before.
   __device__ __forceinline__ void score_page(float (&score)[32], int page_index, std::uint32_t count) const {
     const int at_page = static_cast<int>(count % kFp8Pages);
+    const std::uint32_t parity = (count / kFp8Pages) & 1;
     const Fp8Page& page = s.pages[at_page];
-    const Fp8Scales& scales = s.scales[at_page];
-    float part_score[32];
     const std::uint64_t q = wgmma_desc_k_major(s.q[0]), k = wgmma_desc_k_major(page.codes[0]);
     const std::uint64_t q_rope = wgmma_desc_k_major(s.q_rope), rope = wgmma_desc_k_major(page.rope);
+    float rope_score[32];
+    wgmma_hold(score);
+    wgmma_hold(rope_score);
+    wgmma_fence();
 #pragma unroll
     for (int i = 0; i < kQuarters; ++i) {
-      const int half = (page_index & 1) ^ (i / 2), t = 2 * half + i % 2;
-      const auto box = static_cast<std::uint32_t>(t * (kFp8Box / 16));
-      if (i % 2 == 0) mbarrier_wait(&s.half_full[half][at_page], (count / kFp8Pages) & 1);
-      if (i == 2) wgmma_hold(score);
-      wgmma_hold(part_score);
-      wgmma_fence();
-#pragma unroll
-      for (int step = 0; step < 4 && i == 2; ++step)
-        wgmma_bf16_n64_ss_nt(score, q_rope + step * 2, rope + step * 2, true);
+      const int half = (page_index & 1) ^ (i / 2);
+      const auto box = static_cast<std::uint32_t>((2 * half + i % 2) * (kFp8Box / 16));
+      if (i % 2 == 0) mbarrier_wait(&s.half_full[half][at_page], parity);
 #pragma unroll
       for (int step = 0; step < 4; ++step)
-        wgmma_ss_e4m3<64>(part_score, q + box + step * 2, k + box + step * 2, step != 0);
-      wgmma_commit();
-      const float4* const mine = reinterpret_cast<const float4*>(scales.score[t][lane & 3]);
-      const float4 scale[4] = {mine[0], mine[1], mine[2], mine[3]};
-      wgmma_wait<0>();
-      wgmma_hold(part_score);
-      if (i == 2) wgmma_hold(score);
+        wgmma_ss_e4m3<64>(score, q + box + step * 2, k + box + step * 2, i + step != 0);
+    }
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
+    for (int step = 0; step < 4; ++step)
+      wgmma_bf16_n64_ss_nt(rope_score, q_rope + step * 2, rope + step * 2, step != 0);
+    wgmma_commit();
+    mbarrier_wait(&s.scales_full[at_page], parity);
+    const float4* const mine = reinterpret_cast<const float4*>(s.scales[at_page].score[lane & 3]);
+    const float4 scale[4] = {mine[0], mine[1], mine[2], mine[3]};
+    wgmma_wait<0>();
+    wgmma_hold(score);
+    wgmma_hold(rope_score);
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          const int x = 8 * j + 2 * r;
-          score[x] = scale[j].x * part_score[x] + (i == 0 ? 0 : score[x]);
-          score[x + 1] = scale[j].y * part_score[x + 1] + (i == 0 ? 0 : score[x + 1]);
-          score[x + 4] = scale[j].z * part_score[x + 4] + (i == 0 ? 0 : score[x + 4]);
-          score[x + 5] = scale[j].w * part_score[x + 5] + (i == 0 ? 0 : score[x + 5]);
-        }
+    for (int j = 0; j < 4; ++j) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int x = 8 * j + 2 * r;
+        score[x] = (score[x] + rope_score[x]) * scale[j].x;
+        score[x + 1] = (score[x + 1] + rope_score[x + 1]) * scale[j].y;
+        score[x + 4] = (score[x + 4] + rope_score[x + 4]) * scale[j].z;
+        score[x + 5] = (score[x + 5] + rope_score[x + 5]) * scale[j].w;
       }
     }
   }
@@ -115,53 +111,26 @@ struct Fp8MathWarpgroup {
     float score[32];
     // By turns, so that the tensor cores work for one while the other takes exponentials.
     if (follows) mbarrier_wait(at(s.max_ready, count - 1), ((count - 1) >> 1) & 1);
-    mbarrier_wait(&s.scales_full[at_page], (count / kFp8Pages) & 1);
     score_page(score, page, count);
     if ((page + 1) * kPage > first_limit)
       mask_scores(score, p, unit, part.tile * kTileRows + unit.local + row(), page);
     if (const int valid = unit.context - page * kPage; valid < kPage) clear_tail(s.pages[at_page], valid);
-    named_barrier_sync(1 + wg, 128);  // all warps have multiplied the rope values
     float before[2] = {-INFINITY, -INFINITY};
     if (follows) {
-      const Fp8Told& told = s.told[(count - 1) % kFp8Pages];
+      const Fp8Scales& told = s.scales[(count - 1) % kFp8Pages];
       before[0] = told.row_max[row()];
       before[1] = told.row_max[row() + 8];
     }
-    __half2 prob[16];
-    softmax(score, prob, before, count);
-    if (wg == 0) mbarrier_wait(&s.second_free, ((count >> 1) & 1) ^ 1);
-    if (follows) {
-      // While the page before is added, this one's probabilities go to where they are multiplied.
-      const Adding other = begin_adding(count - 1);
-#pragma unroll
-      for (int b = 0; b < kQuarters; ++b) {
-        float sum[32];
-        multiply_block(sum, other, b);
-        store_quarter(prob, b, count);
-        add_block(sum, other, b);
-      }
-    } else {
-#pragma unroll
-      for (int b = 0; b < kQuarters; ++b) store_quarter(prob, b, count);
-    }
-    fence_proxy_async();
-    release(&s.p_ready[at_page]);
-    if (follows) end_adding(count - 1);
+    softmax(score, before, count);
+    if (follows) add_page(count - 1);
     add_page(count);
   }
 
-  __device__ __forceinline__ float2 units(std::uint32_t count) const {
-    return *reinterpret_cast<const float2*>(&s.unit[count % (2 * kFp8Pages)][2 * wg]);
-  }
-  __device__ __forceinline__ bool moved(std::uint32_t count) const {
-    const int4 m = *reinterpret_cast<const int4*>(s.scales[count % kFp8Pages].moved);
-    return (m.x | m.y | m.z | m.w) != 0;
-  }
-
-  // score -> probabilities, row_max, row_sum, and what the warpgroups are told of the references.
-  __device__ __forceinline__ void softmax(const float (&score)[32], __half2 (&prob)[16],
-                                          const float (&before)[2], std::uint32_t count) {
-    Fp8Told& told = s.told[count % kFp8Pages];
+  // score -> row_max, row_sum, what the warpgroups are told of the references, and probabilities where they
+  // are multiplied.
+  __device__ __forceinline__ void softmax(const float (&score)[32], const float (&before)[2],
+                                          std::uint32_t count) {
+    Fp8Scales& told = s.scales[count % kFp8Pages];
     float high[2] = {score[0], score[2]};
 #pragma unroll
     for (int i = 0; i < 32; i += 4) {
@@ -185,8 +154,9 @@ struct Fp8MathWarpgroup {
       base[r] = now == -INFINITY ? 0.0f : now;
     }
     moved = __any_sync(~0u, moved);
-    if (lane == 0) s.scales[count % kFp8Pages].moved[warp] = moved;
+    if (lane == 0) told.moved[warp] = moved;
     release(&s.max_ready[count & 1]);
+    __half2 prob[16];
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       const int r = i % 2;
@@ -195,14 +165,16 @@ struct Fp8MathWarpgroup {
       row_sum[r] += x + y;
       prob[i] = __floats2half2_rn(x, y);
     }
+    store_probabilities(prob, count);
+    fence_proxy_async();
+    release(&s.p_ready[count % kFp8Pages]);
   }
 
-  // Probabilities of page `count` times the scales of a quarter's values. Of 32 tokens, those that lane q of
-  // a quad needs of the values (load_values) stand in bytes 4 q to 4 q + 3 and 16 + 4 q to 16 + 4 q + 3.
-  __device__ __forceinline__ void store_quarter(const __half2 (&prob)[16], int t, std::uint32_t count) const {
-    const int at = static_cast<int>(count % kFp8Pages);
-    unsigned char* const box = t < 2 ? s.pages[at].rope : s.p_second[count & 1];
-    const uint4* const mine = reinterpret_cast<const uint4*>(s.scales[at].prob[t][lane & 3]);
+  // Probabilities of page `count` times the scales of its values. Of 32 tokens, those that lane q of a quad
+  // needs of the values (load_values) stand in bytes 4 q to 4 q + 3 and 16 + 4 q to 16 + 4 q + 3.
+  __device__ __forceinline__ void store_probabilities(const __half2 (&prob)[16], std::uint32_t count) const {
+    unsigned char* const box = s.prob[count % kFp8Pages / 2];
+    const uint4* const mine = reinterpret_cast<const uint4*>(s.scales[count % kFp8Pages].prob[lane & 3]);
     const uint4 low = mine[0], high = mine[1];
     const std::uint32_t scale[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
@@ -212,7 +184,7 @@ struct Fp8MathWarpgroup {
       for (int g = 0; g < 4; ++g) {  // 16 tokens
         const std::uint32_t a = codes_of(prob[4 * g + r], scale[2 * g]);
         const std::uint32_t b = codes_of(prob[4 * g + 2 + r], scale[2 * g + 1]);
-        const int chunk = (t % 2 * 4 + g) ^ (line % 8);
+        const int chunk = (static_cast<int>(count % 2) * 4 + g) ^ (line % 8);
         *reinterpret_cast<std::uint32_t*>(box + line * 128 + chunk * 16 + (lane & 3) * 4) =
             __byte_perm(a, b, 0x7531);
       }
@@ -242,57 +214,37 @@ struct Fp8MathWarpgroup {
     }
   }
 
-  // A page whose values are being added.
-  struct Adding {
-    const Fp8Page* page;
-    std::uint64_t box;  // its probabilities
-    float2 unit;
-  };
-
-  // Page `count`, whose probabilities are ready or soon will be.
-  __device__ __forceinline__ Adding begin_adding(std::uint32_t count) {
-    const int at_page = static_cast<int>(count % kFp8Pages);
-    wait_probabilities(count);
-    if (moved(count)) rescale(s.told[at_page]);
-    const Fp8Page* const page = &s.pages[at_page];
-    return {page, wgmma_desc_k_major(wg == 0 ? page->rope : s.p_second[count & 1]), units(count)};
-  }
-  __device__ __forceinline__ void multiply_block(float (&sum)[32], const Adding& x, int b) const {
-    std::uint32_t a[8];
-    load_values(a, *x.page, b);
-    wgmma_hold(a);
-    wgmma_hold(sum);
-    wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < 2; ++step)
-      wgmma_rs_e4m3(sum, a + 4 * step, x.box + (b / 2 * 4 + step * 2), step != 0);
-    wgmma_commit();
-  }
-  __device__ __forceinline__ void add_block(float (&sum)[32], const Adding& x, int b) {
-    wgmma_wait<0>();
-    wgmma_hold(sum);
-#pragma unroll
-    for (int i = 0; i < 32; ++i) o[b][i] += (b < 2 ? x.unit.x : x.unit.y) * sum[i];
-  }
-  __device__ __forceinline__ void end_adding(std::uint32_t count) const {
-    __syncwarp();
-    if (lane != 0) return;
-    mbarrier_arrive(&s.half_free[wg][count % kFp8Pages]);
-    if (wg == 1 && count % 2 == 0) mbarrier_arrive(&s.second_free);
-  }
-
+  // Adds page `count`, whose probabilities are ready or soon will be.
   __device__ __forceinline__ void add_page(std::uint32_t count) {
-    const Adding x = begin_adding(count);
+    const int at_page = static_cast<int>(count % kFp8Pages);
+    const Fp8Page& page = s.pages[at_page];
+    const Fp8Scales& told = s.scales[at_page];
+    const std::uint64_t box = wgmma_desc_k_major(s.prob[at_page / 2]) + count % 2 * 4;
+    std::uint32_t a[2][8];
+    mbarrier_wait(&s.p_ready[at_page], (count / kFp8Pages) & 1);
+    load_values(a[0], page, 0);  // not before: the owner may have cleared a tail
+    const int4 moved = *reinterpret_cast<const int4*>(told.moved);
+    if ((moved.x | moved.y | moved.z | moved.w) != 0) rescale(told);
+    const float unit = told.unit;
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
       float sum[32];
-      multiply_block(sum, x, b);
-      add_block(sum, x, b);
+      wgmma_hold(a[b % 2]);
+      wgmma_hold(sum);
+      wgmma_fence();
+#pragma unroll
+      for (int step = 0; step < 2; ++step) wgmma_rs_e4m3(sum, a[b % 2] + 4 * step, box + step * 2, step != 0);
+      wgmma_commit();
+      if (b < 3) load_values(a[(b + 1) % 2], page, b + 1);
+      wgmma_wait<0>();
+      wgmma_hold(sum);
+#pragma unroll
+      for (int i = 0; i < 32; ++i) o[b][i] += unit * sum[i];
     }
-    end_adding(count);
+    release(&s.half_free[wg][at_page]);
   }
 
-  __device__ __forceinline__ void rescale(const Fp8Told& told) {
+  __device__ __forceinline__ void rescale(const Fp8Scales& told) {
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const float2 f = *reinterpret_cast<const float2*>(&told.rescale[8 * j + 2 * (lane & 3)]);
@@ -343,7 +295,7 @@ struct Fp8MathWarpgroup {
     mbarrier_wait(at(s.max_ready, count), (count >> 1) & 1);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float now = s.told[count % kFp8Pages].row_max[row() + r * 8];
+      const float now = s.scales[count % kFp8Pages].row_max[row() + r * 8];
       if (now != row_max[r]) row_sum[r] *= exp2_approx(row_max[r] - now);
       row_max[r] = now;
     }

@@ -63,6 +63,7 @@ __global__ __launch_bounds__(kThreads, 1) void decode_fp8_kernel(const __grid_co
   Fp8SharedMemory& s = *reinterpret_cast<Fp8SharedMemory*>(shared_bytes);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kFp8Pages; ++i) {
+      mbarrier_init(&s.scales_copied[i], 1);
       mbarrier_init(&s.scales_full[i], 1);
       for (int half = 0; half < 2; ++half) {
         mbarrier_init(&s.half_full[half][i], 1);
@@ -71,7 +72,6 @@ __global__ __launch_bounds__(kThreads, 1) void decode_fp8_kernel(const __grid_co
       mbarrier_init(&s.p_ready[i], 4);
     }
     for (Mbarrier& ready : s.max_ready) mbarrier_init(&ready, 4);
-    mbarrier_init(&s.second_free, 4);
     fence_mbarrier_init();
   }
   if (threadIdx.x == 256) {

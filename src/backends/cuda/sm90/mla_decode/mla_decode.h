@@ -16,9 +16,9 @@ inline constexpr int kMlaDecodeMaxHeads = 128;
 
 enum class MlaCache : std::uint8_t {
   bf16,  // a token is 512 latents and 64 rope values: 1,152 bytes
-  // A token is 512 e4m3 codes, 4 float32 scales (one for 128 codes), 64 BF16 rope values: 656 bytes. Codes
-  // are multiplied as they are: with latents of q rounded to e4m3, and with probabilities, 1/40 off in the
-  // mean.
+  // A token is 512 e4m3 codes, their scale four times (float32, a power of two below 256), 64 BF16 rope
+  // values over it: 656 bytes. Codes are multiplied as they are: with latents of q rounded to e4m3, and with
+  // probabilities, 1/40 off in the mean.
   fp8,
 };
 

@@ -85,10 +85,11 @@ struct CacheView {
   }
   __device__ float value(const unsigned char* t, int d) const {
     if (!fp8) return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(t)[d]);
-    if (d >= 512) return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(t + 528)[d - 512]);
+    const float scale = reinterpret_cast<const float*>(t + 512)[0];
+    if (d >= 512) return scale * __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(t + 528)[d - 512]);
     __nv_fp8_e4m3 code;
     code.__x = t[d];
-    return static_cast<float>(code) * reinterpret_cast<const float*>(t + 512)[d / 128];
+    return static_cast<float>(code) * scale;
   }
 };
 
@@ -104,14 +105,15 @@ __global__ void fill_cache(CacheView c, const std::int32_t* context, std::uint64
     const int d = static_cast<int>(threadIdx.x);  // 576 threads
     if (!c.fp8) {
       reinterpret_cast<__nv_bfloat16*>(t)[d] = __float2bfloat16(normal(key + static_cast<std::uint64_t>(d)));
-    } else if (d < 512) {
-      t[d] = __nv_fp8_e4m3(normal(key + static_cast<std::uint64_t>(d)) * 100).__x;
-      if (d % 128 == 0)
-        reinterpret_cast<float*>(t + 512)[d / 128] =
-            0.01f * (1 + 0.3f * normal(key + 600 + static_cast<std::uint64_t>(d)));
+      continue;
+    }
+    const float scale = exp2f(-7.0f + static_cast<float>(mix(key + 600) % 3));
+    const float x = normal(key + static_cast<std::uint64_t>(d));
+    if (d < 512) {
+      t[d] = __nv_fp8_e4m3(x / scale).__x;
+      if (d % 128 == 0) reinterpret_cast<float*>(t + 512)[d / 128] = scale;
     } else {
-      reinterpret_cast<__nv_bfloat16*>(t + 528)[d - 512] =
-          __float2bfloat16(normal(key + static_cast<std::uint64_t>(d)));
+      reinterpret_cast<__nv_bfloat16*>(t + 528)[d - 512] = __float2bfloat16(x / scale);
     }
   }
 }

@@ -6,12 +6,6 @@
 
 namespace trireme::cuda::mla {
 
-// The least power of two that brings magnitudes up to `most` into e4m3's range: it costs rope values, which
-// are divided by it and stay BF16, nothing.
-__device__ __forceinline__ float power_scale(float most) {
-  return most > 0x1p-100f ? power_above(most * (1.0f / 448)) : 1;
-}
-
 // A row of q in a warp: lane l holds latents 16 l to 16 l + 15, and of lanes 0 to 7 each 8 rope values.
 struct QueryRow {
   uint4 latent[2], rope;
@@ -32,7 +26,7 @@ struct QueryRow {
     for (int i = 0; i < 8; ++i) pair = smxx::max_pair(pair, words[i] & 0x7FFF7FFFu);
 #pragma unroll
     for (int d = 16; d > 0; d /= 2) pair = smxx::max_pair(pair, __shfl_xor_sync(~0u, pair, d));
-    const float scale = power_scale(fmaxf(smxx::low(pair), smxx::high(pair))), inverse = 1 / scale;
+    const float scale = smxx::e4m3_power(fmaxf(smxx::low(pair), smxx::high(pair))), inverse = 1 / scale;
     std::uint32_t codes[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
