@@ -124,10 +124,11 @@ struct alignas(128) Fp8Scales {
   float copied[kPage][4];     // as the cache has them, the same four times
   float score[4][20];         // the last 4 are there to spread over banks
   std::uint16_t prob[4][16];  // float16, over `unit`
-  float unit;                 // what sums over this page's values are to be multiplied by
-  int moved[4];               // by the owner's warps: whether any of their rows' references has moved
-  float row_max[kTileRows];   // the reference in log2 units, over pages so far
-  float rescale[kTileRows];   // what sums before this page are multiplied by
+  // What the owner of a page tells of its probabilities.
+  alignas(16) int moved[4];  // by its warps: whether any of their rows' references has moved
+  float row_max[kTileRows];  // the reference in log2 units, over pages so far
+  float rescale[kTileRows];  // what sums before this page are multiplied by
+  float unit;                // what sums over this page's values are to be multiplied by
 };
 
 struct alignas(1024) Fp8SharedMemory {
