@@ -37,12 +37,10 @@ Status DirectRunner::pretend(i64 tokens) {
   for (std::size_t at = 0; at < pattern.size(); at += static_cast<std::size_t>(token)) {
     char* const to = pattern.data() + at;
     const bool fp8 = l.dtype == DType::kF8E4M3, wide = l.dtype == DType::kF32;
-    const i64 codes = fp8 ? l.latent_dim : 0, scales = codes / 128;
+    const i64 codes = fp8 ? l.latent_dim : 0;
     for (i64 i = 0; i < codes; ++i)
       to[i] = static_cast<char>(float_to_f8e4m3(static_cast<float>(rng.normal()) * 100));
-    const float scale = 0.01f;
-    for (i64 i = 0; i < scales; ++i) std::memcpy(to + codes + i * 4, &scale, 4);
-    for (i64 i = codes + scales * 4; i < token; i += wide ? 4 : 2) {
+    for (i64 i = codes; i < token; i += wide ? 4 : 2) {
       const float value = static_cast<float>(rng.normal());
       const BF16 narrow(value);
       if (wide)

@@ -116,9 +116,9 @@ Status check_kv_dtype(DType dtype, const models::ModelConfig& config, const Back
     return fail(ErrorCode::kUnsupported, "--kv-cache-dtype float32: on a GPU use bfloat16 or fp8");
   if (dtype != DType::kF8E4M3) return {};
   if (!cuda) return fail(ErrorCode::kUnsupported, "--kv-cache-dtype fp8: only with --device cuda");
-  if (!mla || config.mla.kv_lora_rank % 128 != 0 || config.mla.qk_rope_head_dim % 8 != 0)
+  if (!mla || config.mla.kv_lora_rank % 8 != 0 || config.mla.qk_rope_head_dim % 8 != 0)
     return fail(ErrorCode::kUnsupported,
-                "--kv-cache-dtype fp8: only for MLA with latents of whole blocks of 128");
+                "--kv-cache-dtype fp8: only for MLA with latents and rope dimensions in multiples of 8");
   return {};
 }
 

@@ -92,9 +92,11 @@ Status rope_append(const Context& c, const Mla& w, const Batch& batch, const KvC
 
 }  // namespace
 
-Status mla(const Context& c, const Mla& w, const Batch& batch, const KvCacheLayer& cache, Activation& x,
+Status mla(const Context& c, const Mla& w, const Batch& batch, const KvCacheLayer& kv, Activation& x,
            const View& out) {
   const i64 tokens = batch.rows();
+  KvCacheLayer cache = kv;
+  cache.latent_scale = w.latent_scale;
   c.mark("q_a, kv_a");
   ASSIGN(View a, linear(c, x, w.a));
   View q;

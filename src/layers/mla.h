@@ -20,6 +20,7 @@ struct Mla {
   LinearWeight a;           // [q_lora + latent + rope, hidden]: q_a, then kv_a
   ConstView q_a_norm;       // [q_lora]
   ConstView kv_a_norm;      // [latent]
+  float latent_scale = 1;   // of an FP8 cache
   LinearWeight q_b;         // [heads (nope + rope), q_lora or hidden]
   LinearWeight kv_b;        // [heads (nope + v), latent]
   GroupWeight w_uk, w_uv;   // [heads] of [latent, nope] and [v, latent]
@@ -31,7 +32,7 @@ struct Mla {
 
 // x [tokens, hidden], after the norm; writes this step's latents into the cache first. `out` [tokens,
 // hidden].
-Status mla(const Context& c, const Mla& w, const Batch& batch, const KvCacheLayer& cache, Activation& x,
+Status mla(const Context& c, const Mla& w, const Batch& batch, const KvCacheLayer& kv, Activation& x,
            const View& out);
 
 }  // namespace trireme::layers

@@ -30,7 +30,9 @@ Result<DeepseekLayer> DeepseekV3::load_layer(Loader& loader, i64 index, const Mo
     ASSIGN(a.q_b, loader.linear(attn + "q_proj", heads * c.mla.qk_head_dim(), c.hidden_size));
   }
   ASSIGN(a.a, loader.stacked(from_hidden, c.hidden_size, c.attention_bias));
-  ASSIGN(a.kv_a_norm, loader.vector_f32(attn + "kv_a_layernorm.weight", a.latent));
+  std::vector<float> kv_a_norm;
+  ASSIGN(a.kv_a_norm, loader.vector_f32(attn + "kv_a_layernorm.weight", a.latent, &kv_a_norm));
+  a.latent_scale = kv_latent_scale(kv_a_norm);
   const i64 kv_rows = heads * (a.nope + a.v);
   ASSIGN(a.kv_b, loader.linear(attn + "kv_b_proj", kv_rows, a.latent));
   if (index < c.layers) unread_bytes_ += a.kv_b.stored_bytes;  // a decode step is absorbed

@@ -247,10 +247,11 @@ Result<GroupWeight> Loader::heads(const std::string& name, i64 rows, i64 k, int 
   return prepare_group(std::move(g), 0);
 }
 
-Result<ConstView> Loader::vector_f32(const std::string& name, i64 n) {
+Result<ConstView> Loader::vector_f32(const std::string& name, i64 n, std::vector<float>* kept) {
   ASSIGN(auto stored, source_.tensor(name, {n}));
   std::vector<float> values(static_cast<std::size_t>(n));
   for (i64 i = 0; i < n; ++i) values[static_cast<std::size_t>(i)] = element(stored.view, i);
+  if (kept != nullptr) *kept = values;
   return upload_f32(values, {n});
 }
 

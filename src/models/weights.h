@@ -67,7 +67,8 @@ class Loader {
   Result<GroupWeight> heads(const std::string& name, i64 rows, i64 k, int heads, i64 stride, i64 begin, i64 n,
                             bool transpose);
   // A norm weight or router bias, float32 on the device.
-  Result<ConstView> vector_f32(const std::string& name, i64 n);
+  // kept: where given, gets the values as well.
+  Result<ConstView> vector_f32(const std::string& name, i64 n, std::vector<float>* kept = nullptr);
   // The embedding table as stored (float32 or BF16).
   Result<ConstView> table(const std::string& name, i64 rows, i64 cols);
   // A table of our own making, moved to the device.

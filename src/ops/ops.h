@@ -165,6 +165,7 @@ struct KvCacheLayer {
   KvLayout layout;
   void* data = nullptr;
   i64 blocks = 0;
+  float latent_scale = 1;  // MLA in FP8: latents are codes times it; a power of two (kv_latent_scale)
 };
 
 struct MlaAppendArgs {

@@ -17,13 +17,13 @@ T read(const char* at) {
   return v;
 }
 
-bool in_blocks(const KvLayout& l) { return l.kind == KvLayout::Kind::kMla && l.dtype == DType::kF8E4M3; }
+bool in_codes(const KvLayout& l) { return l.kind == KvLayout::Kind::kMla && l.dtype == DType::kF8E4M3; }
 
 }  // namespace
 
 void Cache::set_token(i64 slot, const std::vector<float>& v) {
   char* const at = bytes.data() + slot * layout.token_bytes();
-  if (!in_blocks(layout)) {
+  if (!in_codes(layout)) {
     for (std::size_t i = 0; i < v.size(); ++i) {
       if (layout.dtype == DType::kF32)
         write(at + i * 4, v[i]);
@@ -33,24 +33,20 @@ void Cache::set_token(i64 slot, const std::vector<float>& v) {
     return;
   }
   const i64 latent = layout.latent_dim;
-  float largest = 0;
-  for (i64 i = 0; i < latent; ++i) largest = std::max(largest, std::abs(v[static_cast<std::size_t>(i)]));
-  const float scale = largest > 0 ? std::exp2(std::ceil(std::log2(largest / 448.0f))) : 1.0f;
-  for (i64 i = 0; i < latent; ++i) write(at + i, float_to_f8e4m3(v[static_cast<std::size_t>(i)] / scale));
-  for (i64 i = 0; i < latent; i += 128) write(at + latent + i / 128 * 4, scale);
-  for (i64 i = latent; i < latent + layout.rope_dim; ++i)
-    write(at + latent + latent / 128 * 4 + (i - latent) * 2, BF16(v[static_cast<std::size_t>(i)] / scale));
+  for (i64 i = 0; i < latent; ++i)
+    write(at + i, float_to_f8e4m3(v[static_cast<std::size_t>(i)] / kLatentScale));
+  for (i64 i = 0; i < layout.rope_dim; ++i)
+    write(at + latent + i * 2, BF16(v[static_cast<std::size_t>(latent + i)]));
 }
 
 float Cache::get(i64 slot, i64 i) const {
   const char* const at = bytes.data() + slot * layout.token_bytes();
-  if (!in_blocks(layout)) {
+  if (!in_codes(layout)) {
     return layout.dtype == DType::kF32 ? read<float>(at + i * 4) : static_cast<float>(read<BF16>(at + i * 2));
   }
   const i64 latent = layout.latent_dim;
-  const float scale = read<float>(at + latent + std::min(i, latent - 1) / 128 * 4);
-  if (i < latent) return f8e4m3_to_float(read<u8>(at + i)) * scale;
-  return static_cast<float>(read<BF16>(at + latent + latent / 128 * 4 + (i - latent) * 2)) * scale;
+  if (i < latent) return f8e4m3_to_float(read<u8>(at + i)) * kLatentScale;
+  return static_cast<float>(read<BF16>(at + latent + (i - latent) * 2));
 }
 
 Cache Cache::as(DType t) const {

@@ -4,6 +4,8 @@
 
 namespace trireme::ops_test {
 
+inline constexpr float kLatentScale = 0x1p-4f;  // of FP8 caches
+
 // One layer of a cache, on the host, in any of its formats.
 struct Cache {
   KvLayout layout;
@@ -15,7 +17,7 @@ struct Cache {
   void set_token(i64 slot, const std::vector<float>& values);  // token_elements() of them
   float get(i64 slot, i64 i) const;
   Cache as(DType t) const;  // what this one holds, in another format
-  KvCacheLayer on(Rig& r) const { return {layout, r.put_bytes(bytes), blocks}; }
+  KvCacheLayer on(Rig& r) const { return {layout, r.put_bytes(bytes), blocks, kLatentScale}; }
   // What a cache like this one holds now on r.
   Cache back(Rig& r, const KvCacheLayer& l) const;
 };
@@ -40,7 +42,7 @@ inline KvLayout gqa_layout(DType t, int kv_heads, int dim) {
 inline std::vector<DType> cache_types(Rig& r, const KvLayout& l) {
   std::vector<DType> types = {DType::kBF16};
   if (r.act() == DType::kF32) types.push_back(DType::kF32);
-  const bool fp8 = l.kind == KvLayout::Kind::kMla && l.latent_dim % 128 == 0 && l.rope_dim % 2 == 0;
+  const bool fp8 = l.kind == KvLayout::Kind::kMla && l.latent_dim % 8 == 0 && l.rope_dim % 2 == 0;
   if (fp8 && r.act() == DType::kBF16) types.push_back(DType::kF8E4M3);
   return types;
 }

@@ -19,9 +19,10 @@ Status check_cache(const KvCacheLayer& c, KvLayout::Kind kind, const char* what)
   const bool fp8 = kind == KvLayout::Kind::kMla && l.dtype == DType::kF8E4M3;
   if (l.dtype != DType::kBF16 && !fp8)
     return fail(ErrorCode::kUnsupported, "{}: a KV cache of {}", what, to_string(l.dtype));
-  if (fp8 && l.latent_dim % 128 != 0)
-    return fail(ErrorCode::kUnsupported, "{}: an FP8 cache of {} latents; multiples of 128", what,
+  if (fp8 && l.latent_dim % 8 != 0)
+    return fail(ErrorCode::kUnsupported, "{}: an FP8 cache of {} latents; multiples of 8", what,
                 l.latent_dim);
+  if (fp8 && !(c.latent_scale > 0)) return invalid("{}: an FP8 cache with a scale of {}", what, c.latent_scale);
   if (c.data == nullptr || c.blocks <= 0) return invalid("{}: the KV cache is empty", what);
   if (c.blocks > INT32_MAX / kKvBlockTokens)
     return fail(ErrorCode::kUnsupported, "{}: a KV cache of {} blocks", what, c.blocks);
@@ -95,6 +96,7 @@ Status absorbed_decode(const MlaAbsorbedArgs& a, CudaStream& stream) {
   d.q_rope_stride = a.q_rope.row_stride;
   d.cache = a.cache.data;
   d.cache_type = a.cache.layout.dtype == DType::kF8E4M3 ? MlaCache::fp8 : MlaCache::bf16;
+  d.latent_scale = a.cache.latent_scale;
   d.blocks = a.cache.blocks;
   d.block_table = a.seqs.block_table.data();
   d.block_table_stride = a.seqs.max_blocks;
@@ -194,6 +196,7 @@ Status mla_absorbed(const MlaAbsorbedArgs& a, Stream& s) {
   g.batch = paged(a.seqs);
   g.cache = a.cache.data;
   g.fp8 = l.dtype == DType::kF8E4M3;
+  g.latent_scale = a.cache.latent_scale;
   g.scale = a.scale;
   g.out = a.out.mutable_data();
   g.out_stride = a.out.row_stride;
@@ -218,6 +221,7 @@ Status mla_gather(const MlaGatherArgs& a, Stream& s) {
   g.k_start = a.k_start.data();
   g.cache = a.cache.data;
   g.fp8 = l.dtype == DType::kF8E4M3;
+  g.latent_scale = a.cache.latent_scale;
   g.latent_out = a.latent.mutable_data();
   g.latent_stride = a.latent.row_stride;
   g.rope_out = a.rope.mutable_data();

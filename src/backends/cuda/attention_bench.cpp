@@ -141,7 +141,7 @@ void gather_bench(Rng& rng) {
                                   .rope = 64},
                                  nullptr);
       });
-      const double bytes = static_cast<double>(rows) * ((fp8 ? 656 : 1152) + 1152);
+      const double bytes = static_cast<double>(rows) * ((fp8 ? 640 : 1152) + 1152);
       std::printf("mla_gather %s %2d x %5d: %8.1f us %6.0f GB/s\n", fp8 ? "fp8 " : "bf16", seqs, context, us,
                   bytes / us / 1e3);
     }

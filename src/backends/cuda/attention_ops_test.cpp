@@ -103,6 +103,7 @@ TEST(AttentionOps, AbsorbedMlaAgreesWithTheGenericKernelPlannedOrNot) {
                                       .batch = d.batch,
                                       .cache = cache.get(),
                                       .fp8 = fp8,
+                                      .latent_scale = LatentCache::kScale,
                                       .scale = 0.06f,
                                       .out = expected.get(),
                                       .out_stride = 512,
@@ -119,7 +120,7 @@ TEST(AttentionOps, AbsorbedMlaAgreesWithTheGenericKernelPlannedOrNot) {
       MlaAbsorbedArgs a = {.q_latent = view(q_latent, {b.tokens(), heads, 512}),
                            .q_rope = View(q.get() + 128, DType::kBF16, {b.tokens(), heads, 64}, 192),
                            .seqs = bounded(b, d),
-                           .cache = {layout, cache.get(), b.blocks},
+                           .cache = {layout, cache.get(), b.blocks, LatentCache::kScale},
                            .scale = 0.06f,
                            .out = view(out, {b.tokens(), heads, 512})};
       PlanAttentionArgs p{

@@ -227,6 +227,7 @@ struct ExpandedCase {
 
 // A cache of latents in BF16, or as bytes in FP8, and the values that it stands for.
 struct LatentCache {
+  static constexpr float kScale = 0x1p-6f;  // of FP8 latents
   int latent, rope;
   std::vector<char> bytes;
   std::vector<float> values;  // [slots, latent + rope]
@@ -238,27 +239,17 @@ struct LatentCache {
       bytes.assign(p, p + plain.size() * sizeof(Bf16));
       return;
     }
-    const std::size_t width = static_cast<std::size_t>(l + r), scales = static_cast<std::size_t>(l / 128);
-    const std::size_t token = static_cast<std::size_t>(l + 2 * r) + 4 * scales, slots = plain.size() / width;
+    const std::size_t width = static_cast<std::size_t>(l + r), token = static_cast<std::size_t>(l + 2 * r);
+    const std::size_t slots = plain.size() / width;
     bytes.resize(slots * token);
     for (std::size_t t = 0; t < slots; ++t) {
       char* at = bytes.data() + t * token;
-      const float scale =
-          std::isnan(values[t * width])
-              ? NAN
-              : std::exp2(static_cast<float>(std::uniform_int_distribution<int>(-8, -5)(rng)));
-      for (std::size_t g = 0; g < scales; ++g) {
-        std::memcpy(at + l + 4 * static_cast<int>(g), &scale, 4);
-        for (std::size_t i = g * 128; i < (g + 1) * 128; ++i) {
-          const __nv_fp8_e4m3 code(values[t * width + i] * 100);
-          std::memcpy(at + i, &code, 1);
-          values[t * width + i] = static_cast<float>(code) * scale;
-        }
+      for (std::size_t i = 0; i < static_cast<std::size_t>(l); ++i) {
+        const __nv_fp8_e4m3 code(values[t * width + i] / kScale);
+        std::memcpy(at + i, &code, 1);
+        values[t * width + i] = static_cast<float>(code) * kScale;
       }
-      for (int i = 0; i < r; ++i) {
-        const Bf16 over(value(plain[t * width + static_cast<std::size_t>(l + i)]) / scale);
-        std::memcpy(at + l + 4 * static_cast<int>(scales) + 2 * i, &over, 2);
-      }
+      std::memcpy(at + l, &plain[t * width + static_cast<std::size_t>(l)], static_cast<std::size_t>(2 * r));
     }
   }
   double at(std::int64_t slot, int i) const {

@@ -201,7 +201,7 @@ void appends(Bench& b, int64_t tokens, bool fp8) {
   std::vector<int32_t> ids;
   for (int32_t i = 0; i < tokens; ++i) ids.push_back(i);
   const int32_t* const slots = device_copy(ids);
-  const int64_t q = tokens * kHeads * kWidth * 2, kv = tokens * 2112 * 2, token = fp8 ? 656 : 1152;
+  const int64_t q = tokens * kHeads * kWidth * 2, kv = tokens * 2112 * 2, token = fp8 ? 640 : 1152;
   b.row(fmt::format("mla rope + append {} tokens{}", tokens, fp8 ? ", fp8" : ""),
         tokens * (kHeads * 64 * 4 + 576 * 2 + token), q + kv + tokens * token, [&](char* p) {
           return mla_append({.q = at<uint16_t>(p, 256),

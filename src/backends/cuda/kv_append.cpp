@@ -38,9 +38,11 @@ Status check_cache(const KvCacheLayer& c, KvLayout::Kind kind) {
   if (c.layout.dtype != DType::kBF16 && !fp8)
     return fail(ErrorCode::kUnsupported, "a KV cache of {}; use bfloat16, or float8_e4m3 with MLA",
                 to_string(c.layout.dtype));
-  if (fp8 && (c.layout.latent_dim % 128 != 0 || c.layout.rope_dim % 2 != 0))
-    return fail(ErrorCode::kUnsupported, "an FP8 KV cache of {} + {} values; the first are blocks of 128",
+  if (fp8 && (c.layout.latent_dim % 8 != 0 || c.layout.rope_dim % 2 != 0))
+    return fail(ErrorCode::kUnsupported, "an FP8 KV cache of {} + {} values; multiples of 8 and of 2",
                 c.layout.latent_dim, c.layout.rope_dim);
+  if (fp8 && !(c.latent_scale > 0))
+    return invalid("an FP8 KV cache whose latents have a scale of {}", c.latent_scale);
   if (c.layout.latent_dim > smxx::kMaxLatent)
     return fail(ErrorCode::kUnsupported, "latents of {} values; at most {}", c.layout.latent_dim,
                 smxx::kMaxLatent);
@@ -51,6 +53,7 @@ smxx::MlaCache mla_cache(const KvCacheLayer& c, In<i32> slots) {
   return {.data = static_cast<char*>(c.data),
           .token_bytes = c.layout.token_bytes(),
           .fp8 = c.layout.dtype == DType::kF8E4M3,
+          .codes_per_value = 1 / c.latent_scale,
           .slots = slots.data()};
 }
 

@@ -66,7 +66,8 @@ KvCacheLayer make_cache(RowMemory& m, const Batch& b, const KvLayout& layout) {
   const Noise noise = layout.dtype == DType::kF8E4M3 ? Noise::kFp8Cache : Noise::kBf16;
   return {.layout = layout,
           .data = m.noise(noise, blocks * kKvBlockTokens * layout.token_bytes()),
-          .blocks = blocks};
+          .blocks = blocks,
+          .latent_scale = 0x1p-7f};
 }
 
 Status mla_decode_row(BenchSession& s, const AttentionShape& c, DType dtype) {

@@ -58,23 +58,19 @@ struct MlaBf16 {
 struct MlaFp8 {
   const char* cache;
   int latent, rope;
-  __device__ int bytes() const { return latent + latent / 128 * 4 + 2 * rope; }
+  float scale;  // of the codes
+  __device__ int bytes() const { return latent + 2 * rope; }
   __device__ const char* enter(const PagedBatch& b, int seq, int first_key, int) const {
     return cache +
            static_cast<std::int64_t>(b.block_table[seq * b.max_blocks + first_key / kTile]) * kTile * bytes();
   }
   __device__ float2 value(const char* tile, int key, int i) const {
-    const char* token = tile + key * bytes();
-    const float s = reinterpret_cast<const float*>(token + latent)[i / 128];
-    const float2 c = pair(reinterpret_cast<const __nv_fp8_e4m3*>(token + i));
-    return {c.x * s, c.y * s};
+    const float2 c = pair(reinterpret_cast<const __nv_fp8_e4m3*>(tile + key * bytes() + i));
+    return {c.x * scale, c.y * scale};
   }
   __device__ float2 key(const char* tile, int k, int i) const {
     if (i < latent) return value(tile, k, i);
-    const char* scales = tile + k * bytes() + latent;
-    const float s = *reinterpret_cast<const float*>(scales);
-    const float2 c = pair(bf16(scales + latent / 128 * 4) + (i - latent));
-    return {c.x * s, c.y * s};
+    return pair(bf16(tile + k * bytes() + latent) + (i - latent));
   }
 };
 
@@ -239,27 +235,17 @@ __device__ void copy_row(const __nv_bfloat16* from, __nv_bfloat16* to, int n, in
   }
 }
 
-__device__ void dequantise_row(const char* token, __nv_bfloat16* to, int latent, int lane) {
-  const float* scales = reinterpret_cast<const float*>(token + latent);
+__device__ void dequantise_row(const char* codes, float scale, __nv_bfloat16* to, int latent, int lane) {
   for (int i = lane * 8; i < latent; i += 256) {
-    const float s = scales[i / 128];
-    const auto* codes = reinterpret_cast<const __nv_fp8x2_e4m3*>(token + i);
+    const auto* at = reinterpret_cast<const __nv_fp8x2_e4m3*>(codes + i);
     __nv_bfloat162 o[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const float2 c = static_cast<float2>(codes[j]);
-      o[j] = __floats2bfloat162_rn(c.x * s, c.y * s);
+      const float2 c = static_cast<float2>(at[j]);
+      o[j] = __floats2bfloat162_rn(c.x * scale, c.y * scale);
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) *reinterpret_cast<__nv_bfloat162*>(to + i + 2 * j) = o[j];
-  }
-}
-
-// Rope values of an FP8 cache, which it has over the token's scale.
-__device__ void scale_row(const __nv_bfloat16* from, float scale, __nv_bfloat16* to, int n, int lane) {
-  for (int i = lane * 2; i < n; i += 64) {
-    const float2 x = pair(from + i);
-    *reinterpret_cast<__nv_bfloat162*>(to + i) = __floats2bfloat162_rn(x.x * scale, x.y * scale);
   }
 }
 
@@ -282,11 +268,9 @@ __global__ void __launch_bounds__(kGatherRows * 32) gather(MlaGatherKernelArgs a
       static_cast<std::int64_t>(a.batch.block_table[seq * a.batch.max_blocks + key / kTile]) * kTile +
       key % kTile;
   if (a.fp8) {
-    const int scales = a.latent / 128 * 4;
-    const char* token = static_cast<const char*>(a.cache) + slot * (a.latent + scales + 2 * a.rope);
-    dequantise_row(token, latent, a.latent, lane);
-    scale_row(bf16(token + a.latent + scales), *reinterpret_cast<const float*>(token + a.latent), rope,
-              a.rope, lane);
+    const char* token = static_cast<const char*>(a.cache) + slot * (a.latent + 2 * a.rope);
+    dequantise_row(token, a.latent_scale, latent, a.latent, lane);
+    copy_row<kWide>(bf16(token + a.latent), rope, a.rope, lane);
   } else {
     const __nv_bfloat16* token = bf16(a.cache) + slot * (a.latent + a.rope);
     copy_row<kWide>(token, latent, a.latent, lane);
@@ -312,8 +296,9 @@ cudaError_t mla_absorbed_generic(const MlaAbsorbedGenericArgs& a, cudaStream_t s
                    static_cast<__nv_bfloat16*>(a.out),
                    a.out_stride};
   if (a.fp8) {
-    if (a.latent % 128 != 0) return cudaErrorInvalidValue;
-    return launch(q, a.tokens, a.batch, MlaFp8{static_cast<const char*>(a.cache), a.latent, a.rope}, stream);
+    if (a.latent % 8 != 0) return cudaErrorInvalidValue;
+    return launch(q, a.tokens, a.batch,
+                  MlaFp8{static_cast<const char*>(a.cache), a.latent, a.rope, a.latent_scale}, stream);
   }
   return launch(q, a.tokens, a.batch, MlaBf16{static_cast<const __nv_bfloat16*>(a.cache), a.latent, a.rope},
                 stream);
@@ -360,8 +345,8 @@ cudaError_t gqa_generic(const GqaGenericArgs& a, cudaStream_t stream) {
 
 cudaError_t mla_gather_kernel(const MlaGatherKernelArgs& a, cudaStream_t stream) {
   if (a.rows == 0) return cudaSuccess;
-  if (a.latent % 2 != 0 || a.rope % 2 != 0 || (a.fp8 && a.latent % 128 != 0)) return cudaErrorInvalidValue;
-  const bool tokens_aligned = !a.fp8 || a.latent / 128 % 4 == 0;  // then the scales fill whole 16 bytes
+  if (a.latent % 2 != 0 || a.rope % 2 != 0 || (a.fp8 && a.latent % 8 != 0)) return cudaErrorInvalidValue;
+  const bool tokens_aligned = !a.fp8 || a.latent % 16 == 0;
   const bool wide = a.latent % 8 == 0 && a.rope % 8 == 0 && a.latent_stride % 8 == 0 &&
                     a.rope_stride % 8 == 0 && tokens_aligned && aligned16(a.cache) &&
                     aligned16(a.latent_out) && aligned16(a.rope_out);

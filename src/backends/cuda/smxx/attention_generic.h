@@ -28,7 +28,8 @@ struct MlaAbsorbedGenericArgs {
   std::int64_t q_rope_stride = 0;
   PagedBatch batch;
   const void* cache = nullptr;  // [blocks, 64, latent + rope] BF16, or with fp8 the bytes that KvLayout says
-  bool fp8 = false;             // latent % 128 == 0 then
+  bool fp8 = false;             // latent % 8 == 0 then
+  float latent_scale = 1;       // of its codes
   float scale = 1;
   void* out = nullptr;  // BF16 [tokens * heads, latent]
   std::int64_t out_stride = 0;
@@ -72,6 +73,7 @@ struct MlaGatherKernelArgs {
   const std::int32_t* k_start = nullptr;  // [seqs + 1]
   const void* cache = nullptr;            // as MlaAbsorbedGenericArgs
   bool fp8 = false;
+  float latent_scale = 1;
   void* latent_out = nullptr;  // BF16 [rows, latent]
   std::int64_t latent_stride = 0;
   void* rope_out = nullptr;  // BF16 [rows, rope]

@@ -16,31 +16,10 @@ __global__ __launch_bounds__(kMaxThreads, kBlocksPerSm) void rope_kernel(RopeArg
                   static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x));
 }
 
-template <Unit U>
-__device__ __forceinline__ Pairs times(const Pairs& p, float by) {
-  Pairs out{};
-  if constexpr (kWide<U>) {
-    float f[8];
-    unpack8(p.a, f);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) f[i] *= by;
-    out.a = pack8(f);
-    unpack8(p.b, f);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) f[i] *= by;
-    out.b = pack8(f);
-  } else {
-    out.a.x = bf16_pair(low(p.a.x) * by, 0);
-    out.b.x = bf16_pair(low(p.b.x) * by, 0);
-  }
-  return out;
-}
-
 // One warp: a token's latent, normed if there is a norm, into the cache. Sums in norm_kernel's order, so that
-// the fused form gives the bits of its parts. What rope values are to be multiplied by: one over the token's
-// scale.
+// the fused form gives the bits of its parts.
 template <Unit U>
-__device__ __forceinline__ float append_latent(const MlaAppendArgs& a, int64_t token, char* to) {
+__device__ __forceinline__ void append_latent(const MlaAppendArgs& a, int64_t token, char* to) {
   constexpr int V = kMaxLatent / 256;
   const int lane = static_cast<int>(threadIdx.x % 32);
   const uint16_t* const from = a.latent + token * a.latent_stride;
@@ -80,33 +59,19 @@ __device__ __forceinline__ float append_latent(const MlaAppendArgs& a, int64_t t
       }
       x[i] = pack8(f);
     }
-    if (!a.cache.fp8) store8<kWide<U>>(reinterpret_cast<uint16_t*>(to) + at, x[i], a.latent_dim - at);
+    if (a.cache.fp8) {
+      if (at >= a.latent_dim) continue;
+      float f[8];
+      unpack8(x[i], f);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) f[j] *= a.cache.codes_per_value;
+      auto* const code = reinterpret_cast<uint32_t*>(to + at);  // a token may begin on 4 bytes
+      code[0] = e4m3_pair(f[0], f[1]) | e4m3_pair(f[2], f[3]) << 16;
+      code[1] = e4m3_pair(f[4], f[5]) | e4m3_pair(f[6], f[7]) << 16;
+    } else {
+      store8<kWide<U>>(reinterpret_cast<uint16_t*>(to) + at, x[i], a.latent_dim - at);
+    }
   }
-  if (!a.cache.fp8) return 1;
-  constexpr uint32_t kMagnitude = 0x7fff7fffu;
-  uint32_t most = 0;
-#pragma unroll
-  for (int i = 0; i < V; ++i) {
-    most = max_pair(most, max_pair(max_pair(x[i].x & kMagnitude, x[i].y & kMagnitude),
-                                   max_pair(x[i].z & kMagnitude, x[i].w & kMagnitude)));
-  }
-#pragma unroll
-  for (int d = 16; d > 0; d /= 2) most = max_pair(most, __shfl_xor_sync(0xffffffffu, most, d));
-  const float token_scale = e4m3_power(fmaxf(low(most), high(most))), inverse = 1 / token_scale;
-#pragma unroll
-  for (int i = 0; i < V; ++i) {
-    const int at = (lane + 32 * i) * 8;
-    if (at >= a.latent_dim) continue;
-    float f[8];
-    unpack8(x[i], f);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) f[j] *= inverse;
-    auto* const code = reinterpret_cast<uint32_t*>(to + at);  // a token may begin on 4 bytes
-    code[0] = e4m3_pair(f[0], f[1]) | e4m3_pair(f[2], f[3]) << 16;
-    code[1] = e4m3_pair(f[4], f[5]) | e4m3_pair(f[6], f[7]) << 16;
-    if (at % 128 == 0) reinterpret_cast<float*>(to + a.latent_dim)[at / 128] = token_scale;
-  }
-  return inverse;
 }
 
 // A block a token: its first warp writes the cache, the others rotate the query heads.
@@ -124,24 +89,18 @@ __global__ __launch_bounds__(kMaxThreads, kBlocksPerSm) void mla_append_kernel(M
   const int64_t slot = static_cast<const volatile int32_t*>(a.cache.slots)[token];
   if (slot < 0) return;
   char* const to = a.cache.data + slot * a.cache.token_bytes;
-  const float over = append_latent<U>(a, token, to);
-  const int before = a.cache.fp8 ? a.latent_dim + a.latent_dim / 128 * 4 : 2 * a.latent_dim;
+  append_latent<U>(a, token, to);
+  const int before = a.cache.fp8 ? a.latent_dim : 2 * a.latent_dim;
   auto* const key_to = reinterpret_cast<uint16_t*>(to + before);
   const uint16_t* const key = a.key + token * a.key_stride;
   if (a.norm != nullptr) {
     for (int unit = thread; unit < units_of<U>(a.table); unit += 32)
       store_pairs<U>(
           key_to, a.table, unit,
-          times<U>(rotated<U>(load_pairs<U>(key, a.table, unit), a.table, turn_of<U>(a.table, token, unit)),
-                   over));
+          rotated<U>(load_pairs<U>(key, a.table, unit), a.table, turn_of<U>(a.table, token, unit)));
   } else {
-    for (int at = thread * 8; at < a.rope_dim; at += 256) {
-      float f[8];
-      unpack8(load8<kWide<U>>(key + at, a.rope_dim - at), f);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) f[i] *= over;
-      store8<kWide<U>>(key_to + at, pack8(f), a.rope_dim - at);
-    }
+    for (int at = thread * 8; at < a.rope_dim; at += 256)
+      store8<kWide<U>>(key_to + at, load8<kWide<U>>(key + at, a.rope_dim - at), a.rope_dim - at);
   }
 }
 
@@ -245,7 +204,7 @@ cudaError_t rope(const RopeArgs& a, cudaStream_t stream) {
 }
 
 cudaError_t mla_append(const MlaAppendArgs& a, cudaStream_t stream) {
-  const int64_t before = a.cache.fp8 ? a.latent_dim + a.latent_dim / 128 * 4 : int64_t{2} * a.latent_dim;
+  const int64_t before = a.cache.fp8 ? a.latent_dim : int64_t{2} * a.latent_dim;
   const bool fits =
       wide(a.q, a.q_head_stride, 2, a.rope_dim) && wide(a.latent, a.latent_stride, 2, a.latent_dim) &&
       wide(a.key, a.key_stride, 2, a.rope_dim) && wide(a.cache.data, a.cache.token_bytes, 1, before);

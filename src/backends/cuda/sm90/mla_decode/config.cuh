@@ -14,9 +14,9 @@ inline constexpr int kBox = 64 * 64;       // elements of a box, [64 rows][64 co
 inline constexpr int kHalf = kLatent / 2;  // output columns of one math warpgroup
 inline constexpr int kRopeBox = 8;
 
-// A token of the FP8 cache: 512 codes, their scale four times (float32, a power of two), 64 BF16 rope values
-// over that scale. A quarter is what a box of the copy engine holds of the codes.
-inline constexpr int kFp8Token = 656, kFp8ScaleByte = 512, kFp8RopeByte = 528;
+// A token of the FP8 cache: 512 codes, 64 BF16 rope values. A quarter is what a box of the copy engine holds
+// of the codes.
+inline constexpr int kFp8Token = 640, kFp8RopeByte = 512;
 inline constexpr int kQuarter = 128, kQuarters = kLatent / kQuarter;
 
 // Row tiles of a sequence are dealt in units of one or two: the CTAs of a two-tile unit read the same pages
@@ -81,6 +81,7 @@ struct Params {
   float* lse;
   Partials partials;
   float scale_log2;  // scale * log2(e)
+  float latent_scale;  // of the FP8 cache's codes
   int heads;
 };
 
@@ -88,7 +89,7 @@ struct Maps {
   CUtensorMap q_latent, q_rope, cache;
 };
 struct Fp8Maps {
-  CUtensorMap codes, scales, rope;  // of the cache
+  CUtensorMap codes, rope;  // of the cache
 };
 
 struct alignas(1024) SharedMemory {
@@ -107,8 +108,9 @@ static_assert(sizeof(SharedMemory) <= 232448);
 // ends at 448.
 // A reference that moves goes some way beyond the score that moved it, so that it moves seldom.
 inline constexpr float kFp8Slack = 2.0f, kFp8Margin = 1.0f;
-inline constexpr float kFp8One = 448.0f / 4;  // the code of probability 1 at a quarter's largest scale
-inline constexpr float kFp8Shift = 0x1p-8f;   // between the exponents of float16 and of e4m3
+// log2 of the float16 that stands for probability 1: its code is 448 / 2^kFp8Slack, and float16 has the
+// exponent where e4m3 has it if it is 2^8 times smaller.
+inline constexpr float kFp8One = -1.1926450779423958f;
 
 inline constexpr int kFp8Pages = 4;       // in shared memory at a time
 inline constexpr int kFp8Box = 64 * 128;  // bytes: 64 rows of 128, 128-byte swizzle
@@ -118,33 +120,25 @@ struct Fp8Page {
   unsigned char rope[kFp8Box];  // BF16 [64][64]
 };
 
-// Scales of a page's tokens, as the lanes of a quad take them: lane q those of tokens 8 j + 2 q and the next,
-// j ascending.
-struct alignas(128) Fp8Scales {
-  float copied[kPage][4];     // as the cache has them, the same four times
-  float score[4][20];         // the last 4 are there to spread over banks
-  std::uint16_t prob[4][16];  // float16, over `unit`
-  // What the owner of a page tells of its probabilities.
-  alignas(16) int moved[4];  // by its warps: whether any of their rows' references has moved
+// What the owner of a page tells of its probabilities.
+struct alignas(16) Fp8Told {
+  int moved[4];              // by its warps: whether any of their rows' references has moved
   float row_max[kTileRows];  // the reference in log2 units, over pages so far
   float rescale[kTileRows];  // what sums before this page are multiplied by
-  float unit;                // what sums over this page's values are to be multiplied by
 };
 
 struct alignas(1024) Fp8SharedMemory {
   unsigned char q[kQuarters][kFp8Box];
   unsigned char q_rope[kFp8Box];
   Fp8Page pages[kFp8Pages];
-  unsigned char prob[kFp8Pages / 2]
-                    [kFp8Box];  // e4m3, rows of two pages: 64 bytes of an even one, 64 of an odd
-  Fp8Scales scales[kFp8Pages];
-  float q_scale[kTileRows];
+  // e4m3, rows of two pages: 64 bytes of an even one, 64 of an odd.
+  unsigned char prob[kFp8Pages / 2][kFp8Box];
+  Fp8Told told[kFp8Pages];
+  float row_scale[kTileRows];   // from scores to log2 units
   float row_sum[2][kTileRows];  // by math warpgroup
   // Of the halves of the latents: a math warpgroup multiplies the values of one, so each is free on its own.
-  // The first to be free, and to be copied, is that of the page's owner; rope values come with the other.
+  // The first to be free, and to be copied, is that of the page's owner; rope values come with it.
   Mbarrier half_full[2][kFp8Pages], half_free[2][kFp8Pages];
-  Mbarrier scales_full[kFp8Pages];  // copied, and laid out
-  Mbarrier scales_copied[kFp8Pages];
   Mbarrier max_ready[2], p_ready[kFp8Pages];
 };
 static_assert(sizeof(Fp8SharedMemory) <= 232448);

@@ -1,10 +1,13 @@
 // The math warpgroups of the MLA decode kernel over an FP8 cache: both products run on e4m3 as it lies.
 //
-// Pages alternate between the warpgroups as in math.cuh. Scores are rows of q by tokens. Values are the left
-// side of the second product: only from registers may they lie across the direction that is summed over. Sums
-// are therefore columns (two neighbours a thread) by rows of q. The scale of a token's values goes into its
-// probability, which is e4m3 too. What the tensor core adds keeps few bits, so each page is added in float32.
+// Even pages of a context are the first warpgroup's own, odd ones the second's: it takes their scores and
+// probabilities, and adds them together with the page before. Scores are rows of q by tokens. Values are the
+// left side of the second product: only from registers may they lie across the direction that is summed over.
+// Sums are therefore columns (two neighbours a thread) by rows of q. What the tensor core adds keeps few bits,
+// so two pages are added there and their sum to others in float32.
 #pragma once
+#include <cuda_fp16.h>
+
 #include "backends/cuda/prim/wgmma.cuh"
 #include "backends/cuda/prim/wgmma_bf16.cuh"
 #include "backends/cuda/prim/wgmma_f8.cuh"
@@ -35,6 +38,7 @@ struct Fp8MathWarpgroup {
   float row_max[2];    // of rows row(), row() + 8: the reference of this warpgroup's last page
   float row_sum[2];    // this thread's tokens of this warpgroup's pages
   float row_scale[2];  // from scores to log2 units
+  int rows;            // of the unit, from this CTA's first on: what others do must not change theirs
   std::uint32_t pages_done = 0;
 
   __device__ __forceinline__ Fp8MathWarpgroup(Fp8SharedMemory& shared, const Params& params, const Part& mine,
@@ -51,49 +55,30 @@ struct Fp8MathWarpgroup {
     if (lane == 0) mbarrier_arrive(bar);
   }
 
-  // Scores in units of q's scale, from page `count`, the context's `page`. The half that is there first comes
-  // first, where its place in the context and in this CTA's work agree: a row's sums are added in the same
-  // order whatever the CTA did before.
-  __device__ __forceinline__ void score_page(float (&score)[32], int page_index, std::uint32_t count) const {
+  // Starts the products of page `count`, the context's `page_index`-th. The half that is there first comes
+  // first.
+  __device__ __forceinline__ void multiply(float (&score)[32], int page_index, std::uint32_t count) const {
     const int at_page = static_cast<int>(count % kFp8Pages);
-    const std::uint32_t parity = (count / kFp8Pages) & 1;
     const Fp8Page& page = s.pages[at_page];
     const std::uint64_t q = wgmma_desc_k_major(s.q[0]), k = wgmma_desc_k_major(page.codes[0]);
     const std::uint64_t q_rope = wgmma_desc_k_major(s.q_rope), rope = wgmma_desc_k_major(page.rope);
-    float rope_score[32];
     wgmma_hold(score);
-    wgmma_hold(rope_score);
     wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < kQuarters; ++i) {
-      const int half = (page_index & 1) ^ (i / 2);
-      const auto box = static_cast<std::uint32_t>((2 * half + i % 2) * (kFp8Box / 16));
-      if (i % 2 == 0) mbarrier_wait(&s.half_full[half][at_page], parity);
+    for (int i = 0; i < 2; ++i) {
+      const int half = (page_index & 1) ^ i;
+      const auto box = static_cast<std::uint32_t>(2 * half * (kFp8Box / 16));
+      mbarrier_wait(&s.half_full[half][at_page], (count / kFp8Pages) & 1);
 #pragma unroll
-      for (int step = 0; step < 4; ++step)
-        wgmma_ss_e4m3<64>(score, q + box + step * 2, k + box + step * 2, i + step != 0);
-    }
-#pragma unroll
-    for (int step = 0; step < 4; ++step)
-      wgmma_bf16_n64_ss_nt(rope_score, q_rope + step * 2, rope + step * 2, step != 0);
-    wgmma_commit();
-    mbarrier_wait(&s.scales_full[at_page], parity);
-    const float4* const mine = reinterpret_cast<const float4*>(s.scales[at_page].score[lane & 3]);
-    const float4 scale[4] = {mine[0], mine[1], mine[2], mine[3]};
-    wgmma_wait<0>();
-    wgmma_hold(score);
-    wgmma_hold(rope_score);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int x = 8 * j + 2 * r;
-        score[x] = (score[x] + rope_score[x]) * scale[j].x;
-        score[x + 1] = (score[x + 1] + rope_score[x + 1]) * scale[j].y;
-        score[x + 4] = (score[x + 4] + rope_score[x + 4]) * scale[j].z;
-        score[x + 5] = (score[x + 5] + rope_score[x + 5]) * scale[j].w;
+      for (int t = 0; t < 8; ++t) {
+        const std::uint64_t at = box + static_cast<std::uint32_t>(t / 4 * (kFp8Box / 16) + t % 4 * 2);
+        wgmma_ss_e4m3<64>(score, q + at, k + at, i + t != 0);
       }
+      if (i == 1) continue;
+#pragma unroll
+      for (int t = 0; t < 4; ++t) wgmma_bf16_n64_ss_nt(score, q_rope + t * 2, rope + t * 2, true);
     }
+    wgmma_commit();
   }
 
   // Rows of the last page beyond the context may hold anything, and 0 * NaN is NaN.
@@ -104,33 +89,51 @@ struct Fp8MathWarpgroup {
     }
   }
 
-  // An own page. follows: the page before it is of this unit too, and still to be added.
-  __device__ __forceinline__ void own_page(const Unit& unit, int page, int first_limit, bool follows,
-                                           std::uint32_t count) {
-    const int at_page = static_cast<int>(count % kFp8Pages);
-    float score[32];
-    // By turns, so that the tensor cores work for one while the other takes exponentials.
-    if (follows) mbarrier_wait(at(s.max_ready, count - 1), ((count - 1) >> 1) & 1);
-    score_page(score, page, count);
-    if ((page + 1) * kPage > first_limit)
+  // An own page, whose products are on their way. follows: the page before it is of this unit too, and still
+  // to be added. more: this unit has another own page.
+  __device__ __forceinline__ void own_page(float (&score)[32], const Unit& unit, int page, int first_limit,
+                                           bool follows, bool more, std::uint32_t count) {
+    wgmma_wait<0>();
+    wgmma_hold(score);
+    if ((page + 1) * kPage > first_limit) {
       mask_scores(score, p, unit, part.tile * kTileRows + unit.local + row(), page);
-    if (const int valid = unit.context - page * kPage; valid < kPage) clear_tail(s.pages[at_page], valid);
+      if (const int valid = unit.context - page * kPage; valid < kPage)
+        clear_tail(s.pages[count % kFp8Pages], valid);
+    }
     float before[2] = {-INFINITY, -INFINITY};
     if (follows) {
-      const Fp8Scales& told = s.scales[(count - 1) % kFp8Pages];
+      mbarrier_wait(at(s.max_ready, count - 1), ((count - 1) >> 1) & 1);
+      const Fp8Told& told = s.told[(count - 1) % kFp8Pages];
       before[0] = told.row_max[row()];
       before[1] = told.row_max[row() + 8];
     }
     softmax(score, before, count);
-    if (follows) add_page(count - 1);
-    add_page(count);
+    wait_probabilities(count);
+    if (!follows || has_moved(count)) {
+      if (follows) add_page(count - 1);
+      if (more) multiply(score, page + 2, count + 2);
+      add_page(count);
+    } else {
+      wait_probabilities(count - 1);
+      add_two(count, [&] {
+        if (more) multiply(score, page + 2, count + 2);
+      });
+    }
+  }
+
+  __device__ __forceinline__ void wait_probabilities(std::uint32_t count) const {
+    mbarrier_wait(&s.p_ready[count % kFp8Pages], (count / kFp8Pages) & 1);
+  }
+  __device__ __forceinline__ bool has_moved(std::uint32_t count) const {
+    const int4 moved = *reinterpret_cast<const int4*>(s.told[count % kFp8Pages].moved);
+    return (moved.x | moved.y | moved.z | moved.w) != 0;
   }
 
   // score -> row_max, row_sum, what the warpgroups are told of the references, and probabilities where they
-  // are multiplied.
+  // are multiplied. before: the references so far.
   __device__ __forceinline__ void softmax(const float (&score)[32], const float (&before)[2],
                                           std::uint32_t count) {
-    Fp8Scales& told = s.scales[count % kFp8Pages];
+    Fp8Told& told = s.told[count % kFp8Pages];
     float high[2] = {score[0], score[2]};
 #pragma unroll
     for (int i = 0; i < 32; i += 4) {
@@ -144,14 +147,14 @@ struct Fp8MathWarpgroup {
       high[r] = quad_max(high[r]) * row_scale[r];
       const float now = high[r] > before[r] + kFp8Slack ? high[r] + kFp8Margin : before[r];
       const float rescale = now == before[r] ? 1.0f : exp2_approx(before[r] - now);
-      moved |= now != before[r];
+      moved |= now != before[r] && row() + r * 8 < rows;
       if ((lane & 3) == 0) {
         told.row_max[row() + r * 8] = now;
         told.rescale[row() + r * 8] = rescale;
       }
       if (now != row_max[r]) row_sum[r] *= exp2_approx(row_max[r] - now);
       row_max[r] = now;
-      base[r] = now == -INFINITY ? 0.0f : now;
+      base[r] = kFp8One - (now == -INFINITY ? 0.0f : now);
     }
     moved = __any_sync(~0u, moved);
     if (lane == 0) told.moved[warp] = moved;
@@ -160,8 +163,8 @@ struct Fp8MathWarpgroup {
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       const int r = i % 2;
-      const float x = exp2_approx(fmaf(score[2 * i], row_scale[r], -base[r]));
-      const float y = exp2_approx(fmaf(score[2 * i + 1], row_scale[r], -base[r]));
+      const float x = exp2_approx(fmaf(score[2 * i], row_scale[r], base[r]));
+      const float y = exp2_approx(fmaf(score[2 * i + 1], row_scale[r], base[r]));
       row_sum[r] += x + y;
       prob[i] = __floats2half2_rn(x, y);
     }
@@ -170,37 +173,31 @@ struct Fp8MathWarpgroup {
     release(&s.p_ready[count % kFp8Pages]);
   }
 
-  // Probabilities of page `count` times the scales of its values. Of 32 tokens, those that lane q of a quad
-  // needs of the values (load_values) stand in bytes 4 q to 4 q + 3 and 16 + 4 q to 16 + 4 q + 3.
+  // Probabilities of page `count`. Of 32 tokens, those that lane q of a quad needs of the values (load_values)
+  // stand in bytes 4 q to 4 q + 3 and 16 + 4 q to 16 + 4 q + 3.
   __device__ __forceinline__ void store_probabilities(const __half2 (&prob)[16], std::uint32_t count) const {
     unsigned char* const box = s.prob[count % kFp8Pages / 2];
-    const uint4* const mine = reinterpret_cast<const uint4*>(s.scales[count % kFp8Pages].prob[lane & 3]);
-    const uint4 low = mine[0], high = mine[1];
-    const std::uint32_t scale[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int line = row() + r * 8;
 #pragma unroll
       for (int g = 0; g < 4; ++g) {  // 16 tokens
-        const std::uint32_t a = codes_of(prob[4 * g + r], scale[2 * g]);
-        const std::uint32_t b = codes_of(prob[4 * g + 2 + r], scale[2 * g + 1]);
         const int chunk = (static_cast<int>(count % 2) * 4 + g) ^ (line % 8);
         *reinterpret_cast<std::uint32_t*>(box + line * 128 + chunk * 16 + (lane & 3) * 4) =
-            __byte_perm(a, b, 0x7531);
+            __byte_perm(codes_of(prob[4 * g + r]), codes_of(prob[4 * g + 2 + r]), 0x7531);
       }
     }
   }
 
-  // Two probabilities times two scales, as e4m3 in the upper bytes of the halves. A float16 2^8 times smaller
-  // has its exponent where e4m3 has it; an addition rounds. What converts such pairs is slower.
-  __device__ __forceinline__ static std::uint32_t codes_of(__half2 prob, std::uint32_t scale) {
-    const __half2 x = __hmul2(prob, *reinterpret_cast<const __half2*>(&scale));
-    return 2 * *reinterpret_cast<const std::uint32_t*>(&x) + 0x00800080u;
+  // As e4m3 in the upper bytes of the halves: the float16 is 2^8 times smaller, so that its exponent is where
+  // e4m3 has it, and an addition rounds. What converts such pairs is slower.
+  __device__ __forceinline__ static std::uint32_t codes_of(__half2 prob) {
+    return 2 * *reinterpret_cast<const std::uint32_t*>(&prob) + 0x00800080u;
   }
 
   // Values of 64 tokens by block b's columns, as the left side of a product: for each 32 tokens 4 registers.
-  __device__ __forceinline__ void load_values(std::uint32_t* a, const Fp8Page& page, int b) const {
-    const std::uint32_t box = smem_address(page.codes[2 * wg + b / 2]);
+  __device__ __forceinline__ void load_values(std::uint32_t* a, std::uint32_t count, int b) const {
+    const std::uint32_t box = smem_address(s.pages[count % kFp8Pages].codes[2 * wg + b / 2]);
     const int chunk = b % 2 * 4 + warp;
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
@@ -213,38 +210,70 @@ struct Fp8MathWarpgroup {
       a[4 * step + 3] = __byte_perm(m[2], m[3], 0x7531);
     }
   }
+  __device__ __forceinline__ std::uint64_t probabilities(std::uint32_t count) const {
+    return wgmma_desc_k_major(s.prob[count % kFp8Pages / 2]) + count % 2 * 4;
+  }
 
   // Adds page `count`, whose probabilities are ready or soon will be.
   __device__ __forceinline__ void add_page(std::uint32_t count) {
-    const int at_page = static_cast<int>(count % kFp8Pages);
-    const Fp8Page& page = s.pages[at_page];
-    const Fp8Scales& told = s.scales[at_page];
-    const std::uint64_t box = wgmma_desc_k_major(s.prob[at_page / 2]) + count % 2 * 4;
-    std::uint32_t a[2][8];
-    mbarrier_wait(&s.p_ready[at_page], (count / kFp8Pages) & 1);
-    load_values(a[0], page, 0);  // not before: the owner may have cleared a tail
-    const int4 moved = *reinterpret_cast<const int4*>(told.moved);
-    if ((moved.x | moved.y | moved.z | moved.w) != 0) rescale(told);
-    const float unit = told.unit;
+    wait_probabilities(count);
+    if (has_moved(count)) rescale(s.told[count % kFp8Pages]);
+    const std::uint64_t box = probabilities(count);
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
+      std::uint32_t a[8];
       float sum[32];
-      wgmma_hold(a[b % 2]);
+      load_values(a, count, b);  // not before: the owner may have cleared a tail
+      wgmma_hold(a);
       wgmma_hold(sum);
       wgmma_fence();
 #pragma unroll
-      for (int step = 0; step < 2; ++step) wgmma_rs_e4m3(sum, a[b % 2] + 4 * step, box + step * 2, step != 0);
+      for (int step = 0; step < 2; ++step) wgmma_rs_e4m3(sum, a + 4 * step, box + step * 2, step != 0);
       wgmma_commit();
-      if (b < 3) load_values(a[(b + 1) % 2], page, b + 1);
       wgmma_wait<0>();
       wgmma_hold(sum);
 #pragma unroll
-      for (int i = 0; i < 32; ++i) o[b][i] += unit * sum[i];
+      for (int i = 0; i < 32; ++i) o[b][i] += sum[i];
     }
-    release(&s.half_free[wg][at_page]);
+    release(&s.half_free[wg][count % kFp8Pages]);
   }
 
-  __device__ __forceinline__ void rescale(const Fp8Scales& told) {
+  // Adds pages `count` - 1 and `count`, which have one reference and whose probabilities are ready. When they
+  // are multiplied their places are free, and the tensor cores are given what comes next.
+  template <class Next>
+  __device__ __forceinline__ void add_two(std::uint32_t count, Next&& next) {
+    if (has_moved(count - 1)) rescale(s.told[(count - 1) % kFp8Pages]);
+    const std::uint64_t box[2] = {probabilities(count - 1), probabilities(count)};
+    std::uint32_t a[16];
+    load_values(a, count - 1, 0);
+    load_values(a + 8, count, 0);
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+      float sum[32];
+      wgmma_hold(a);
+      wgmma_hold(sum);
+      wgmma_fence();
+#pragma unroll
+      for (int step = 0; step < 4; ++step)
+        wgmma_rs_e4m3(sum, a + 4 * step, box[step / 2] + step % 2 * 2, step != 0);
+      wgmma_commit();
+      wgmma_wait<0>();
+      wgmma_hold(sum);
+      wgmma_hold(a);
+      if (b < 3) {
+        load_values(a, count - 1, b + 1);
+        load_values(a + 8, count, b + 1);
+      } else {
+        release(&s.half_free[wg][(count - 1) % kFp8Pages]);
+        release(&s.half_free[wg][count % kFp8Pages]);
+        next();
+      }
+#pragma unroll
+      for (int i = 0; i < 32; ++i) o[b][i] += sum[i];
+    }
+  }
+
+  __device__ __forceinline__ void rescale(const Fp8Told& told) {
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const float2 f = *reinterpret_cast<const float2*>(&told.rescale[8 * j + 2 * (lane & 3)]);
@@ -258,10 +287,6 @@ struct Fp8MathWarpgroup {
     }
   }
 
-  __device__ __forceinline__ int first_own() const {
-    return static_cast<int>((pages_done ^ static_cast<std::uint32_t>(wg)) & 1);
-  }
-
   __device__ __forceinline__ void run() {
     const int last_unit = part.last_unit();
     for (int u = part.begin.unit; u <= last_unit; ++u) {
@@ -270,19 +295,23 @@ struct Fp8MathWarpgroup {
       const int first_limit = first_hidden(p, unit, part.tile * kTileRows + unit.local);
 #pragma unroll
       for (int r = 0; r < 2; ++r) row_max[r] = -INFINITY, row_sum[r] = 0;
+      rows = unit.rows - part.tile * kTileRows;
       // All have multiplied with the rows before: they have met in write().
       load_query(s, p, unit.row + part.tile * kTileRows, wg * 4 + warp, lane);
       fence_proxy_async();
       named_barrier_sync(3, 256);
-      row_scale[0] = s.q_scale[row()] * p.scale_log2;
-      row_scale[1] = s.q_scale[row() + 8] * p.scale_log2;
+      row_scale[0] = s.row_scale[row()];
+      row_scale[1] = s.row_scale[row() + 8];
 #pragma unroll
       for (int b = 0; b < 4; ++b)
 #pragma unroll
         for (int i = 0; i < 32; ++i) o[b][i] = 0;
-      int i = first_own();
+      int i = (first ^ wg) & 1;
+      float score[32];
+      if (i < n) multiply(score, first + i, pages_done + static_cast<std::uint32_t>(i));
       for (; i < n; i += 2)
-        own_page(unit, first + i, first_limit, i > 0, pages_done + static_cast<std::uint32_t>(i));
+        own_page(score, unit, first + i, first_limit, i > 0, i + 2 < n,
+                 pages_done + static_cast<std::uint32_t>(i));
       pages_done += static_cast<std::uint32_t>(n);
       if (i == n) add_other_last();
       write(unit, u, first > 0 || last < unit.pages);
@@ -295,7 +324,7 @@ struct Fp8MathWarpgroup {
     mbarrier_wait(at(s.max_ready, count), (count >> 1) & 1);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float now = s.scales[count % kFp8Pages].row_max[row() + r * 8];
+      const float now = s.told[count % kFp8Pages].row_max[row() + r * 8];
       if (now != row_max[r]) row_sum[r] *= exp2_approx(row_max[r] - now);
       row_max[r] = now;
     }
@@ -317,13 +346,15 @@ struct Fp8MathWarpgroup {
         const int line = row() + r * 8;
         if (tile_row + line >= unit.rows) continue;
         const float sum = s.row_sum[0][line] + s.row_sum[1][line];
-        const float lse = sum > 0 ? row_max[r] + log2f(sum) : -INFINITY;
+        const float lse = sum > 0 ? row_max[r] + log2f(sum) - kFp8One : -INFINITY;
         if (partial)
           p.partials.lse[slot + line] = lse;
         else if (p.lse != nullptr)
           p.lse[unit.row + tile_row + line] = lse;
       }
     }
+    // A code is 2^8 times the float16 that was added to row_sum.
+    const float value = p.latent_scale * 0x1p-8f;
     const int first_line = (lane & 3) * 2, column = 2 * wg * kQuarter + warp * 16 + lane / 4 * 2;
     const std::int64_t first = (partial ? slot : unit.row + tile_row) + first_line;
     const int rows = unit.rows - tile_row - first_line;  // from this thread's first on
@@ -334,7 +365,7 @@ struct Fp8MathWarpgroup {
     for (int i = 0; i < 16; ++i) {
       const int line = i / 2 * 8 + i % 2;
       const float sum = s.row_sum[0][first_line + line] + s.row_sum[1][first_line + line];
-      const float inverse = sum > 0 ? __fdividef(1.0f, sum) : sum;  // NaN stays
+      const float inverse = sum > 0 ? __fdividef(value, sum) : sum;  // NaN stays
       if (line >= rows) continue;
 #pragma unroll
       for (int b = 0; b < 4; ++b) {

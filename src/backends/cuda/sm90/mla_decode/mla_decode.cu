@@ -63,8 +63,6 @@ __global__ __launch_bounds__(kThreads, 1) void decode_fp8_kernel(const __grid_co
   Fp8SharedMemory& s = *reinterpret_cast<Fp8SharedMemory*>(shared_bytes);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kFp8Pages; ++i) {
-      mbarrier_init(&s.scales_copied[i], 1);
-      mbarrier_init(&s.scales_full[i], 1);
       for (int half = 0; half < 2; ++half) {
         mbarrier_init(&s.half_full[half][i], 1);
         mbarrier_init(&s.half_free[half][i], 4);  // the warps of one warpgroup, here and below
@@ -76,7 +74,6 @@ __global__ __launch_bounds__(kThreads, 1) void decode_fp8_kernel(const __grid_co
   }
   if (threadIdx.x == 256) {
     prefetch_tensor_map(&maps.codes);
-    prefetch_tensor_map(&maps.scales);
     prefetch_tensor_map(&maps.rope);
   }
   __syncthreads();
@@ -88,7 +85,6 @@ __global__ __launch_bounds__(kThreads, 1) void decode_fp8_kernel(const __grid_co
   if (warp >= 8) {
     register_limit_decrease<kLoadRegisters>();
     if (warp == 8) load_fp8_pages(s, p, maps, part);
-    if (warp == 9) lay_out_scales(s, p, part);
   } else {
     register_limit_increase<kMathRegisters>();
     Fp8MathWarpgroup math(s, p, part, warp / 4, static_cast<int>(threadIdx.x) % 128);
@@ -154,7 +150,6 @@ cudaError_t encode_maps(const MlaDecodeArgs& a, Fp8Maps& maps) {
                        map);
   };
   cudaError_t e = encode(MapType::u8, 1, kQuarter, MapSwizzle::b128, maps.codes);
-  if (e == cudaSuccess) e = encode(MapType::f32, 4, kQuarters, MapSwizzle::none, maps.scales);
   if (e == cudaSuccess) e = encode(MapType::bf16, 2, kRope, MapSwizzle::b128, maps.rope);
   return e;
 }
@@ -191,6 +186,7 @@ cudaError_t mla_decode(const MlaDecodeArgs& a, cudaStream_t stream) {
   p.partials.out = static_cast<float*>(a.workspace);
   p.partials.lse = p.partials.out + partial_rows(p.layout) * kLatent;
   p.scale_log2 = a.scale * 1.4426950408889634f;
+  p.latent_scale = a.latent_scale;
   p.heads = a.shape.heads;
 
   cudaError_t e;

@@ -16,9 +16,9 @@ inline constexpr int kMlaDecodeMaxHeads = 128;
 
 enum class MlaCache : std::uint8_t {
   bf16,  // a token is 512 latents and 64 rope values: 1,152 bytes
-  // A token is 512 e4m3 codes, their scale four times (float32, a power of two below 256), 64 BF16 rope
-  // values over it: 656 bytes. Codes are multiplied as they are: with latents of q rounded to e4m3, and with
-  // probabilities, 1/40 off in the mean.
+  // A token is 512 e4m3 codes and 64 BF16 rope values: 640 bytes. Latents are the codes times the cache's
+  // latent_scale. Codes are multiplied as they are: with latents of q rounded to e4m3, and with probabilities,
+  // 1/40 off in the mean.
   fp8,
 };
 
@@ -63,6 +63,7 @@ struct MlaDecodeArgs {
   std::int64_t q_rope_stride = 64;
   const void* cache = nullptr;  // [blocks, 64, one token]
   MlaCache cache_type = MlaCache::bf16;
+  float latent_scale = 1;  // of an FP8 cache; a power of two
   std::int64_t blocks = 0;
   const std::int32_t* block_table = nullptr;  // [seqs, block_table_stride]: physical block of each 64 tokens
   std::int64_t block_table_stride = 0;

@@ -36,7 +36,7 @@ void bench(const char* name, int seqs, int context, int heads, int query, bool f
       median_us(10, flush.get(), kFlush, [&] { MLA_CUDA(mla_decode_plan(d.plan_args, nullptr)); });
   const float us = median_us(21, flush.get(), kFlush, [&] { MLA_CUDA(mla_decode(d.args, nullptr)); });
   const double flops = 2.0 * seqs * query * heads * context * (576 + 512);
-  const double bytes = static_cast<double>(seqs) * context * (fp8 ? 656 : 1152);
+  const double bytes = static_cast<double>(seqs) * context * (fp8 ? 640 : 1152);
   std::printf("%s  %-28s %8.1f us  %6.1f TFLOPS  %5.2f TB/s  plan %.1f us\n", fp8 ? "fp8 " : "bf16", name, us,
               flops / us * 1e-6, bytes / us * 1e-6, plan);
   std::fflush(stdout);

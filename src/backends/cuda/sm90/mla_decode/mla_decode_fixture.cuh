@@ -73,6 +73,8 @@ __global__ void fill_normal(__nv_bfloat16* out, std::int64_t rows, int cols, std
         __float2bfloat16(scale * normal(seed + static_cast<std::uint64_t>(i)));
 }
 
+constexpr float kLatentScale = 0x1p-5f;  // of FP8 caches
+
 struct CacheView {
   unsigned char* data;
   bool fp8;
@@ -81,15 +83,14 @@ struct CacheView {
 
   __device__ unsigned char* token(int seq, int pos) const {
     const std::int64_t at = table[seq * table_stride + pos / 64] * std::int64_t{64} + pos % 64;
-    return data + at * (fp8 ? 656 : 1152);
+    return data + at * (fp8 ? 640 : 1152);
   }
   __device__ float value(const unsigned char* t, int d) const {
     if (!fp8) return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(t)[d]);
-    const float scale = reinterpret_cast<const float*>(t + 512)[0];
-    if (d >= 512) return scale * __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(t + 528)[d - 512]);
+    if (d >= 512) return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(t + 512)[d - 512]);
     __nv_fp8_e4m3 code;
     code.__x = t[d];
-    return static_cast<float>(code) * scale;
+    return static_cast<float>(code) * kLatentScale;
   }
 };
 
@@ -107,14 +108,11 @@ __global__ void fill_cache(CacheView c, const std::int32_t* context, std::uint64
       reinterpret_cast<__nv_bfloat16*>(t)[d] = __float2bfloat16(normal(key + static_cast<std::uint64_t>(d)));
       continue;
     }
-    const float scale = exp2f(-7.0f + static_cast<float>(mix(key + 600) % 3));
     const float x = normal(key + static_cast<std::uint64_t>(d));
-    if (d < 512) {
-      t[d] = __nv_fp8_e4m3(x / scale).__x;
-      if (d % 128 == 0) reinterpret_cast<float*>(t + 512)[d / 128] = scale;
-    } else {
-      reinterpret_cast<__nv_bfloat16*>(t + 528)[d - 512] = __float2bfloat16(x / scale);
-    }
+    if (d < 512)
+      t[d] = __nv_fp8_e4m3(x / kLatentScale).__x;
+    else
+      reinterpret_cast<__nv_bfloat16*>(t + 512)[d - 512] = __float2bfloat16(x);
   }
 }
 
@@ -243,7 +241,7 @@ struct DeviceBatch {
         context(b.context),
         table(b.table),
         token_seq(b.token_seq),
-        cache(static_cast<std::size_t>(b.blocks) * 64 * (fp8 ? 656 : 1152)),
+        cache(static_cast<std::size_t>(b.blocks) * 64 * (fp8 ? 640 : 1152)),
         plan(mla_decode_plan_bytes(b.shape)),
         workspace(mla_decode_workspace_bytes(b.shape)),
         q_latent(static_cast<std::size_t>(rows * ql_stride)),
@@ -267,6 +265,7 @@ struct DeviceBatch {
     args.q_rope_stride = qr_stride;
     args.cache = cache.get();
     args.cache_type = fp8 ? MlaCache::fp8 : MlaCache::bf16;
+    args.latent_scale = kLatentScale;
     args.blocks = b.blocks;
     args.block_table = table.get();
     args.block_table_stride = b.max_pages;

@@ -19,8 +19,9 @@ class MlaDecode : public testing::Test {
   }
 };
 
-// Runs the batch and compares every row with the reference; rows of padding must be untouched.
-void check(DeviceBatch& d) {
+// Runs the batch and compares every row with the reference; rows of padding must be untouched. q_scale: what the
+// batch was made with.
+void check(DeviceBatch& d, float q_scale = 0.3f) {
   const std::int64_t max_context = std::int64_t{d.b.max_pages} * 64;
   d.out.poison();
   d.lse.poison();
@@ -70,7 +71,8 @@ void check(DeviceBatch& d) {
   EXPECT_LT(std::sqrt(error / norm), d.fp8 ? 3e-2 : 4e-3) << "heads " << d.args.shape.heads;
   EXPECT_LT(worst_row, d.fp8 ? 7e-2 : 1e-2)
       << "row " << worst_at << " of " << d.rows << ", heads " << d.args.shape.heads;
-  EXPECT_LT(worst_lse, 2e-3) << "heads " << d.args.shape.heads;
+  // A sum of 576 products in e4m3's tensor cores keeps 14 bits, of scores that are larger for larger q.
+  EXPECT_LT(worst_lse, d.fp8 ? 1e-2f * std::max(1.0f, q_scale / 0.3f) : 2e-3) << "heads " << d.args.shape.heads;
   if (d.fp8)
     std::printf("fp8: off by %.4f, worst row %.4f, lse %.5f\n", std::sqrt(error / norm), worst_row,
                 worst_lse);
@@ -161,6 +163,14 @@ TEST_F(MlaDecode, LargeScoresRescale) {
   }
 }
 
+TEST_F(MlaDecode, LargeScoresRescaleOverAnFp8Cache) {
+  const std::uint32_t seed = fresh_seed();
+  for (const int heads : {4, 128}) {
+    DeviceBatch d(Batch({{1500, 1}, {300, 3}, {4096, 1}}, heads, seed), true, 1.5f, seed);
+    check(d, 1.5f);
+  }
+}
+
 TEST_F(MlaDecode, Fp8Cache) {
   const std::uint32_t seed = fresh_seed();
   for (const int heads : {1, 16, 128}) {
@@ -174,28 +184,57 @@ TEST_F(MlaDecode, Fp8Cache) {
 TEST_F(MlaDecode, TreeMask) {
   const std::uint32_t seed = fresh_seed();
   std::mt19937_64 rng(seed);
-  for (const int heads : {4, 16, 128}) {
-    DeviceBatch d(Batch({{100, 8}, {8, 8}, {1503, 13}, {64, 64}, {640, 64}, {70, 1}}, heads, seed), false,
-                  0.3f, seed);
-    std::vector<std::uint64_t> masks;
-    for (const SequenceSpec& s : d.b.specs)
-      for (int t = 0; t < s.query; ++t) masks.push_back((rng() & rng()) | 1ull << t);
-    DeviceArray<std::uint64_t> mask(masks);
-    d.args.tree_mask = mask.get();
-    check(d);
+  for (const bool fp8 : {false, true}) {
+    for (const int heads : {4, 16, 128}) {
+      DeviceBatch d(Batch({{100, 8}, {8, 8}, {1503, 13}, {64, 64}, {640, 64}, {70, 1}}, heads, seed), fp8,
+                    0.3f, seed);
+      std::vector<std::uint64_t> masks;
+      for (const SequenceSpec& s : d.b.specs)
+        for (int t = 0; t < s.query; ++t) masks.push_back((rng() & rng()) | 1ull << t);
+      DeviceArray<std::uint64_t> mask(masks);
+      d.args.tree_mask = mask.get();
+      check(d);
+    }
   }
 }
 
+// With 16 heads, rows of other tokens lie beside a token's in its tile.
 TEST_F(MlaDecode, NeverSplitDependsOnTheRowAlone) {
   const std::uint32_t seed = fresh_seed();
-  DeviceBatch alone(Batch({{3000, 1}}, 128, seed), false, 0.3f, seed);
-  DeviceBatch among(Batch({{3000, 1}, {77, 3}, {0, 1}, {900, 1}, {64, 1}, {5000, 2}}, 128, seed), false, 0.3f,
-                    seed);
-  alone.args.shape.split = among.args.shape.split = MlaSplit::never;
-  check(alone);
-  check(among);
-  const auto a = alone.out.host(), b = among.out.host();
-  EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])), 0);
+  for (const bool fp8 : {false, true}) {
+    for (const int heads : {16, 128}) {
+      for (const float q_scale : {0.3f, 1.0f}) {
+        DeviceBatch alone(Batch({{3000, 1}}, heads, seed), fp8, q_scale, seed);
+        DeviceBatch among(Batch({{3000, 1}, {77, 3}, {0, 1}, {900, 1}, {64, 1}, {5000, 2}}, heads, seed), fp8,
+                          q_scale, seed);
+        alone.args.shape.split = among.args.shape.split = MlaSplit::never;
+        check(alone, q_scale);
+        check(among, q_scale);
+        const auto a = alone.out.host(), b = among.out.host();
+        EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])), 0)
+            << "FP8 " << fp8 << ", heads " << heads;
+      }
+    }
+  }
+}
+
+// One page more in the first sequence moves the pages of all others that its part has on in the ring.
+TEST_F(MlaDecode, NeverSplitHoldsWhereverAUnitsPagesLie) {
+  const std::uint32_t seed = fresh_seed();
+  for (const bool fp8 : {false, true}) {
+    std::vector<SequenceSpec> specs;
+    for (int i = 0; i < 400; ++i) specs.push_back({64 * (1 + i * 7 % 5) - i % 3, 1});
+    DeviceBatch once(Batch(specs, 128, seed), fp8, 0.3f, seed);
+    specs[0].context += 64;
+    DeviceBatch again(Batch(specs, 128, seed), fp8, 0.3f, seed);
+    once.args.shape.split = again.args.shape.split = MlaSplit::never;
+    check(once);
+    check(again);
+    const auto a = once.out.host(), b = again.out.host();
+    constexpr std::size_t kFirst = 128 * 512;
+    EXPECT_EQ(std::memcmp(a.data() + kFirst, b.data() + kFirst, (b.size() - kFirst) * sizeof(a[0])), 0)
+        << "FP8 " << fp8;
+  }
 }
 
 }  // namespace
