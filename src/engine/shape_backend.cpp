@@ -94,6 +94,7 @@ class ShapeBackend final : public Backend {
               .sample = nothing<SampleArgs>,
               .add_rms_norm = nothing<AddRmsNormArgs>,
               .mla_rope_append = nothing<MlaRopeAppendArgs>,
+              .mla_query = nothing<MlaQueryArgs>,
               .gqa_rope_append = nothing<GqaRopeAppendArgs>,
               .quantise = nothing<QuantiseArgs>,
               .plan_attention = nothing<PlanAttentionArgs>};

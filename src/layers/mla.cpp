@@ -15,7 +15,18 @@ Status absorbed(const Context& c, const Mla& w, const SeqBatch& seqs, const KvCa
   const i64 tokens = q.shape.rows();
   c.mark("absorb W_UK");
   ASSIGN(View q_latent, c.take({tokens, w.heads, w.latent}));
-  TRY(c.ops.head_linear({.x = head_part(w, q, 0, w.nope), .w = &w.w_uk, .out = q_latent}, c.stream));
+  const bool made = c.ops.mla_query != nullptr;
+  if (made) {
+    TRY(c.ops.mla_query({.q = q.reshaped({tokens, w.heads, w.nope + w.rope}),
+                         .nope = w.nope,
+                         .w_uk = &w.w_uk,
+                         .seqs = seqs,
+                         .cache = cache,
+                         .out = q_latent},
+                        c.stream));
+  } else {
+    TRY(c.ops.head_linear({.x = head_part(w, q, 0, w.nope), .w = &w.w_uk, .out = q_latent}, c.stream));
+  }
   ASSIGN(View o_latent, c.take({tokens, w.heads, w.latent}));
   c.mark("attention (MLA, absorbed)");
   TRY(c.ops.mla_absorbed({.q_latent = q_latent,
@@ -23,7 +34,8 @@ Status absorbed(const Context& c, const Mla& w, const SeqBatch& seqs, const KvCa
                           .seqs = seqs,
                           .cache = cache,
                           .scale = w.scale,
-                          .out = o_latent},
+                          .out = o_latent,
+                          .made = made},
                          c.stream));
   c.mark("absorb W_UV");
   return c.ops.head_linear({.x = o_latent, .w = &w.w_uv, .out = out.reshaped({tokens, w.heads, w.v})},

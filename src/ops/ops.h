@@ -216,6 +216,17 @@ struct GqaAppendArgs {
   KvCacheLayer cache;
 };
 
+// Queries as mla_absorbed multiplies them over this cache: their product with W_UK in act, or, where that is
+// another form, whatever the backend likes of these bytes.
+struct MlaQueryArgs {
+  ConstView q;  // [tokens, heads, nope + rope] act, rope values rotated
+  i64 nope = 0;
+  const GroupWeight* w_uk = nullptr;  // [heads] of [latent, nope]
+  SeqBatch seqs;
+  KvCacheLayer cache;
+  View out;  // [tokens, heads, latent] act, dense
+};
+
 // Absorbed MLA: scores against the latents themselves, one KV head for all query heads. Causal.
 struct MlaAbsorbedArgs {
   ConstView q_latent;  // [tokens, heads, latent_dim] act: q_nope W_UK
@@ -223,7 +234,8 @@ struct MlaAbsorbedArgs {
   SeqBatch seqs;
   KvCacheLayer cache;
   float scale = 1;
-  View out;  // [tokens, heads, latent_dim] act; times W_UV gives the values
+  View out;           // [tokens, heads, latent_dim] act; times W_UV gives the values
+  bool made = false;  // q_latent is what mla_query made of the same q, sequences and cache
 };
 
 // Copies the cached latents of each sequence side by side, for the expanded form.
@@ -391,6 +403,7 @@ struct Ops {
   // Fused forms; where a backend leaves them out, the layers call the parts.
   Status (*add_rms_norm)(const AddRmsNormArgs&, Stream&) = nullptr;
   Status (*mla_rope_append)(const MlaRopeAppendArgs&, Stream&) = nullptr;
+  Status (*mla_query)(const MlaQueryArgs&, Stream&) = nullptr;
   Status (*gqa_rope_append)(const GqaRopeAppendArgs&, Stream&) = nullptr;
   Status (*quantise)(const QuantiseArgs&, Stream&) = nullptr;  // needed where a weight has fp8_input
   Status (*plan_attention)(const PlanAttentionArgs&, Stream&) = nullptr;

@@ -71,6 +71,11 @@ MlaDecodeShape decode_shape(const SeqBatch& s, i64 tokens, i64 heads, const Cuda
           .split = device.deterministic() ? MlaSplit::never : MlaSplit::balanced};
 }
 
+MlaCodeRoom code_room(const void* at, i64 rows) {
+  char* const to = static_cast<char*>(const_cast<void*>(at));
+  return {to, reinterpret_cast<float*>(to + rows * kMlaQueryRow)};
+}
+
 Status plan_into(const SeqBatch& s, const MlaDecodeShape& shape, void* plan, cudaStream_t stream) {
   MlaDecodePlanArgs p;
   p.shape = shape;
@@ -81,11 +86,14 @@ Status plan_into(const SeqBatch& s, const MlaDecodeShape& shape, void* plan, cud
 }
 
 Status absorbed_decode(const MlaAbsorbedArgs& a, CudaStream& stream) {
+  const i64 rows = a.q_latent.shape[0] * a.q_latent.shape[1];
   const MlaDecodeShape shape =
       decode_shape(a.seqs, a.q_latent.shape[0], a.q_latent.shape[1], stream.device());
+  const bool fp8 = a.cache.layout.dtype == DType::kF8E4M3;
   const i64 plan_bytes = a.seqs.plan ? 0 : round_256(static_cast<i64>(mla_decode_plan_bytes(shape)));
-  const i64 work_bytes = static_cast<i64>(mla_decode_workspace_bytes(shape));
-  ASSIGN(void* scratch, stream.scratch(Scratch::kAttention, plan_bytes + work_bytes));
+  const i64 work_bytes = round_256(static_cast<i64>(mla_decode_workspace_bytes(shape)));
+  const i64 query_bytes = fp8 && !a.made ? rows * (kMlaQueryRow + 4) : 0;
+  ASSIGN(void* scratch, stream.scratch(Scratch::kAttention, plan_bytes + work_bytes + query_bytes));
   if (a.seqs.plan == nullptr) TRY(plan_into(a.seqs, shape, scratch, stream.handle()));
   MlaDecodeArgs d;
   d.shape = shape;
@@ -95,7 +103,17 @@ Status absorbed_decode(const MlaAbsorbedArgs& a, CudaStream& stream) {
   d.q_rope = a.q_rope.data;
   d.q_rope_stride = a.q_rope.row_stride;
   d.cache = a.cache.data;
-  d.cache_type = a.cache.layout.dtype == DType::kF8E4M3 ? MlaCache::fp8 : MlaCache::bf16;
+  if (fp8) {
+    const MlaCodeRoom q =
+        code_room(a.made ? a.q_latent.data : static_cast<char*>(scratch) + plan_bytes + work_bytes, rows);
+    if (!a.made)
+      CUDA_TRY(mla_query_rows({a.q_latent.data, a.q_latent.row_stride, a.q_rope.data, a.q_rope.row_stride, rows,
+                               a.cache.latent_scale, q.rows, q.scale},
+                              stream.handle()));
+    d.q_rows = q.rows;
+    d.q_scale = q.scale;
+  }
+  d.cache_type = fp8 ? MlaCache::fp8 : MlaCache::bf16;
   d.latent_scale = a.cache.latent_scale;
   d.blocks = a.cache.blocks;
   d.block_table = a.seqs.block_table.data();
@@ -174,6 +192,16 @@ bool planned(const KvLayout& l, i64 heads, i64 seqs) {
 
 }  // namespace
 
+std::optional<MlaCodeRoom> mla_code_room(const KvLayout& l, i64 seqs, const ConstView& room,
+                                         const ConstView& q_rope) {
+  const i64 rows = room.shape[0] * room.shape[1];
+  static_assert(kMlaQueryRow + 4 <= 2 * 512);
+  const bool codes = l.dtype == DType::kF8E4M3 && planned(l, room.shape[1], seqs) && aligned(room) &&
+                     aligned(q_rope) && room.row_stride == l.latent_dim;
+  if (!codes) return std::nullopt;
+  return code_room(room.data, rows);
+}
+
 Status mla_absorbed(const MlaAbsorbedArgs& a, Stream& s) {
   TRY(check_cache(a.cache, KvLayout::Kind::kMla, "mla_absorbed"));
   const KvLayout& l = a.cache.layout;
@@ -188,6 +216,8 @@ Status mla_absorbed(const MlaAbsorbedArgs& a, Stream& s) {
   CudaStream& stream = cuda_stream(s);
   const bool fits = aligned(a.q_latent) && aligned(a.q_rope) && aligned(a.out);
   if (fits && planned(l, heads, a.seqs.seqs())) return absorbed_decode(a, stream);
+  if (a.made && mla_code_room(l, a.seqs.seqs(), a.q_latent, a.q_rope))
+    return invalid("mla_absorbed: out does not lie on 16 bytes");
   MlaAbsorbedGenericArgs g;
   g.q_latent = a.q_latent.data;
   g.q_latent_stride = a.q_latent.row_stride;

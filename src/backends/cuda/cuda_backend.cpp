@@ -20,6 +20,7 @@ Status prepare_group(Device& d, GroupWeight& g) {
 }
 Status linear(const LinearArgs& a, Stream& s) { return products(s).linear(a, cuda_stream(s)); }
 Status head_linear(const HeadLinearArgs& a, Stream& s) { return products(s).head_linear(a, cuda_stream(s)); }
+Status mla_query(const MlaQueryArgs& a, Stream& s) { return products(s).mla_query(a, cuda_stream(s)); }
 Status grouped_linear(const GroupedLinearArgs& a, Stream& s) {
   return products(s).grouped_linear(a, cuda_stream(s));
 }
@@ -55,6 +56,7 @@ constexpr Ops kOps = {
     .sample = sample,
     .add_rms_norm = add_rms_norm,
     .mla_rope_append = mla_rope_append,
+    .mla_query = mla_query,
     .gqa_rope_append = gqa_rope_append,
     .quantise = quantise,
     .plan_attention = plan_attention,

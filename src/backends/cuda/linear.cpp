@@ -6,7 +6,9 @@
 #include "backends/cuda/heuristics/head_choice.h"
 #include "backends/cuda/heuristics/router_tile.h"
 #include "backends/cuda/sm90/gemm/gemm.h"
+#include "backends/cuda/attention.h"
 #include "backends/cuda/sm90/head_gemm/head_gemm.h"
+#include "backends/cuda/sm90/mla_decode/mla_decode.h"
 #include "backends/cuda/sm90/router_gemm/router_gemm.h"
 #include "backends/cuda/smxx/matrix.h"
 
@@ -279,6 +281,41 @@ Status LinearOps::head_linear(const HeadLinearArgs& a, CudaStream& stream) {
   g.out_f32 = f32;
   g.rows = tokens, g.n = w.n, g.k = w.k, g.batch = static_cast<int>(w.count);
   CUDA_TRY(plain_gemm(g, stream.handle()));
+  return {};
+}
+
+Status LinearOps::mla_query(const MlaQueryArgs& a, CudaStream& stream) {
+  if (a.q.shape.rank != 3 || a.out.shape.rank != 3 || a.nope <= 0 || a.nope >= a.q.shape[2])
+    return invalid("mla_query: q is {}, {} values of it without position", to_string(a.q.shape), a.nope);
+  const auto part = [&](i64 begin, i64 n) {
+    return ConstView(static_cast<const BF16*>(a.q.data) + begin, a.q.dtype, {a.q.shape[0], a.q.shape[1], n},
+                     a.q.row_stride);
+  };
+  const HeadLinearArgs plain{.x = part(0, a.nope), .w = a.w_uk, .out = a.out};
+  const ConstView rope = part(a.nope, a.q.shape[2] - a.nope);
+  const auto room = mla_code_room(a.cache.layout, a.seqs.seqs(), a.out, rope);
+  if (!room) return head_linear(plain, stream);
+  if (a.w_uk == nullptr || !a.w_uk->packed) return invalid("mla_query: the weight is not prepared");
+  const PackedWeight& w = packed(a.w_uk->packed);
+  const i64 tokens = a.q.shape[0];
+  TRY(is_activation(plain.x, w.k, "mla_query q"));
+  if (a.q.shape[1] != w.count || a.out.shape[2] != w.n || rope.shape[2] != 64 || w.bound.data() == nullptr)
+    return fail(ErrorCode::kUnsupported, "mla_query: {} heads of {} and {} values into {}", a.q.shape[1],
+                a.nope, rope.shape[2], a.out.shape[2]);
+  HeadGemmArgs g;
+  g.x = a.q.data, g.x_head_stride = a.q.row_stride, g.x_token_stride = w.count * a.q.row_stride;
+  g.w = w.data.data();
+  g.codes = {.rows = room->rows,
+             .row_bytes = kMlaQueryRow,
+             .scale = room->scale,
+             .bound = static_cast<const float*>(w.bound.data()),
+             .rope = rope.data,
+             .latent_scale = a.cache.latent_scale};
+  g.shape = {.tokens = tokens,
+             .heads = static_cast<int>(w.count),
+             .n = static_cast<int>(w.n),
+             .k = static_cast<int>(w.k)};
+  CUDA_TRY(head_gemm(g, stream.handle()));
   return {};
 }
 

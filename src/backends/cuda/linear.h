@@ -19,6 +19,7 @@ struct PackedWeight {
   int terms = 1;
   Buffer data;
   Buffer scale;  // FP8: [count][ceil(n/128)][round_up(ceil(k/128), 4)] float32
+  Buffer bound;  // [count] float32 (head_bounds), of matrices into the latent
   i64 scale_stride() const { return round_up(ceil_div(k, 128), i64{4}); }
   const char* member(i64 i) const {
     return static_cast<const char*>(data.data()) + i * n * k * (fp8 ? 1 : 2);
@@ -41,6 +42,7 @@ class LinearOps {
   // step.
   Status warm(CudaStream& stream);
   Status head_linear(const HeadLinearArgs& a, CudaStream& stream);
+  Status mla_query(const MlaQueryArgs& a, CudaStream& stream);
   Status grouped_linear(const GroupedLinearArgs& a, CudaStream& stream);
   Status linear_swiglu(const LinearSwigluArgs& a, CudaStream& stream);
   Status grouped_linear_swiglu(const GroupedLinearSwigluArgs& a, CudaStream& stream);

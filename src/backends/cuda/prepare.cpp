@@ -6,6 +6,7 @@
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/heuristics/head_choice.h"
 #include "backends/cuda/linear.h"
+#include "backends/cuda/sm90/head_gemm/head_gemm.h"
 #include "backends/cuda/sm90/head_gemm/turn_codes.h"
 #include "backends/cuda/smxx/matrix.h"
 
@@ -161,6 +162,17 @@ Status pack(CudaDevice& device, std::span<const LinearWeight> members, DType sto
   return {};
 }
 
+// What the largest value of a product is known by before it is computed.
+Status add_bounds(CudaDevice& device, PackedWeight& packed) {
+  ASSIGN(packed.bound, device.allocate(packed.count * 4));
+  TRY(device.uploader().wait());
+  auto stream = device.make_stream();
+  CUDA_TRY(head_bounds(packed.data.data(), static_cast<int>(packed.count), static_cast<int>(packed.k),
+                       static_cast<int>(packed.n), static_cast<float*>(packed.bound.data()),
+                       handle_of(*stream)));
+  return stream->synchronize();
+}
+
 Result<std::shared_ptr<PackedWeight>> packed_f32(CudaDevice& device, const LinearWeight& w) {
   auto packed = std::make_shared<PackedWeight>();
   packed->n = w.n, packed->k = w.k;
@@ -223,6 +235,7 @@ Status LinearOps::prepare_group(CudaDevice& device, GroupWeight& g) {
   packed->n = g.n, packed->k = g.k, packed->count = g.count(), packed->transposed = g.transposed;
   packed->fp8 = keeps_fp8(g.n, g.k, stored, fp8_) && (!g.per_head || heads_keep_fp8(g.n, g.k));
   TRY(pack(device, g.each, stored, *packed));
+  if (g.per_head && packed->transposed && packed->k == 128) TRY(add_bounds(device, *packed));
   g.fp8_input = packed->fp8 && !g.per_head;  // the product of heads makes its own codes
   g.stored_bytes = packed->data.bytes() + packed->scale.bytes();
   for (auto& w : g.each) w.fp8_input = g.fp8_input;

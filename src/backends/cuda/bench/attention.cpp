@@ -1,8 +1,10 @@
 // Attention over the paged cache and over keys side by side, and what prepares it.
 #include <numeric>
 
+#include "backends/cuda/attention.h"
 #include "backends/cuda/bench/session.h"
 #include "backends/cuda/bench/shapes.h"
+#include "backends/cuda/sm90/mla_decode/mla_decode.h"
 #include "base/rng.h"
 
 namespace trireme::cuda {
@@ -78,7 +80,7 @@ Status mla_decode_row(BenchSession& s, const AttentionShape& c, DType dtype) {
                  .shape = shape_of(c) + " h128",
                  .flops = 2 * scores(c) * d(V3::heads) * d(2 * V3::latent + V3::rope),
                  .bytes = d(c.seqs) * d(c.context) * d(layout.token_bytes()) +
-                          2 * d(rows) * d(2 * V3::latent + V3::rope)};
+                          d(rows) * d((fp8 ? kMlaQueryRow : 2 * (V3::latent + V3::rope)) + 2 * V3::latent)};
   if (!fp8) row.anchor = c.anchor;
   if (!s.wanted(row)) return {};
   RowMemory m(s);
@@ -98,13 +100,25 @@ Status mla_decode_row(BenchSession& s, const AttentionShape& c, DType dtype) {
                          {tokens, V3::heads, V3::rope}, V3::nope + V3::rope);
   TRY(s.ops().plan_attention(plan, s.stream()));
   b.seqs.plan = plan.plan;
+  // As the product with W_UK leaves them.
+  View query = q_latent;
+  if (fp8) {
+    query = m.room(DType::kBF16, {tokens, V3::heads, V3::latent});
+    TRY(m.status());
+    const auto codes = mla_code_room(layout, c.seqs, query, q_rope);
+    CHECK(codes);
+    CUDA_TRY(mla_query_rows({q_latent.data, q_latent.row_stride, q_rope.data, q_rope.row_stride, rows,
+                             b.cache.latent_scale, codes->rows, codes->scale},
+                            s.stream().handle()));
+  }
   return s.measure(row, [&] {
-    return s.ops().mla_absorbed({.q_latent = q_latent,
+    return s.ops().mla_absorbed({.q_latent = query,
                                  .q_rope = q_rope,
                                  .seqs = b.seqs,
                                  .cache = b.cache,
                                  .scale = 0.1352f,
-                                 .out = out},
+                                 .out = out,
+                                 .made = fp8},
                                 s.stream());
   });
 }

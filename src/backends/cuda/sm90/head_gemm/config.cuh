@@ -6,17 +6,29 @@
 
 namespace trireme::cuda::head {
 
+// HeadCodes, with rope in elements.
+struct Codes {
+  unsigned char* rows;
+  std::int64_t row_bytes;
+  float* scale;
+  const float* bound;
+  const std::uint16_t* rope;
+  std::int64_t rope_head_stride, rope_token_stride;
+  float latent_scale;
+};
+
 struct Params {
   int tokens, heads, n;
   int columns;  // of a CTA
   const float* w_scale;
   int w_scale_stride;
+  Codes codes;
 };
 
 // kUp: into the latent (k 128, n up to 512), else out of it (k 512, n 128).
-template <bool kFp8Of, bool kUpOf, int kRowsOf>
+template <bool kFp8Of, bool kUpOf, int kRowsOf, bool kCodesOf = false>
 struct Config {
-  static constexpr bool kFp8 = kFp8Of, kUp = kUpOf;
+  static constexpr bool kFp8 = kFp8Of, kUp = kUpOf, kCodes = kCodesOf;
   static constexpr int kRows = kRowsOf;  // tokens in a tile
   static constexpr int kK = kUp ? 128 : 512;
   // Columns that a warpgroup multiplies at a time. Tall tiles: each warpgroup has its 64 rows of all columns;

@@ -17,6 +17,11 @@ bool valid(const HeadGemmArgs& a) {
   if (!head_gemm_takes(s.n, s.k) || s.heads < 1 || s.heads > 65535 || s.tokens < 0 ||
       s.tokens > (std::int64_t{1} << 30))
     return false;
+  const HeadCodes& c = a.codes;
+  if (c.rows != nullptr)
+    return s.k == 128 && !s.fp8 && c.row_bytes >= s.n + 128 && c.row_bytes % 16 == 0 && c.scale != nullptr && c.bound != nullptr &&
+           c.latent_scale > 0 && aligned16(a.x) && aligned16(a.w) && aligned16(c.rows) && aligned16(c.rope) &&
+           stride8(a.x_head_stride) && stride8(a.x_token_stride);
   if (!aligned16(a.x) || !aligned16(a.w) || !aligned16(a.out)) return false;
   if (s.fp8 && (a.w_scale == nullptr || a.w_scale_stride < s.k / 128)) return false;
   return stride8(a.x_head_stride) && stride8(a.x_token_stride) && stride8(a.out_head_stride) &&
@@ -44,6 +49,24 @@ cudaError_t token_map(const void* base, const HeadProblem& s, int width, std::in
   spec.box[0] = 64;
   spec.box[1] = 1;
   spec.box[2] = static_cast<std::uint32_t>(rows);
+  return encode_tensor_map(spec, map);
+}
+
+// The codes of HeadCodes, copied 64 of 16 tokens at a time.
+cudaError_t code_map(const HeadCodes& c, const HeadProblem& s, CUtensorMap* map) {
+  TensorMapSpec spec;
+  spec.base = c.rows;
+  spec.type = MapType::u8;
+  spec.rank = 3;
+  spec.dims[0] = static_cast<std::uint64_t>(s.n);
+  spec.dims[1] = static_cast<std::uint64_t>(s.heads);
+  spec.dims[2] = static_cast<std::uint64_t>(s.tokens);
+  spec.stride_bytes[0] = static_cast<std::uint64_t>(c.row_bytes);
+  spec.stride_bytes[1] = static_cast<std::uint64_t>(s.heads * c.row_bytes);
+  spec.box[0] = 64;
+  spec.box[1] = 1;
+  spec.box[2] = 16;
+  spec.swizzle = MapSwizzle::b64;
   return encode_tensor_map(spec, map);
 }
 
@@ -83,9 +106,23 @@ cudaError_t head_gemm(const HeadGemmArgs& a, cudaStream_t stream) {
       dim3(static_cast<unsigned>(t.parts), static_cast<unsigned>(std::min<std::int64_t>(t.chunks, tiles)),
            static_cast<unsigned>(s.heads));
   cudaError_t e = token_map(a.x, s, s.k, a.x_head_stride, a.x_token_stride, t.rows, &l.x);
-  if (e == cudaSuccess) e = token_map(a.out, s, s.n, a.out_head_stride, a.out_token_stride, 16, &l.out);
+  const HeadCodes& c = a.codes;
+  if (e == cudaSuccess)
+    e = c.rows != nullptr ? code_map(c, s, &l.out)
+                          : token_map(a.out, s, s.n, a.out_head_stride, a.out_token_stride, 16, &l.out);
   if (e == cudaSuccess) e = weight_map(a, t.rows, l.params.columns, &l.w);
   if (e != cudaSuccess) return e;
+  if (c.rows != nullptr) {
+    l.params.codes = {static_cast<unsigned char*>(c.rows),
+                      c.row_bytes,
+                      c.scale,
+                      c.bound,
+                      static_cast<const std::uint16_t*>(c.rope),
+                      a.x_head_stride,
+                      a.x_token_stride,
+                      c.latent_scale};
+    return head::start_codes(l, t.rows);
+  }
   const bool up = s.k == 128;
   return s.fp8 ? head::start_fp8(l, up, t.rows) : head::start_bf16(l, up, t.rows);
 }

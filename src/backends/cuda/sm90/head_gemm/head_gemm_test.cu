@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -99,6 +100,55 @@ TEST_F(HeadGemm, GivesARowTheSameBitsWhateverTheTile) {
       must(cudaMemcpy(few.x.get(), o.x.get(), few.x.bytes(), cudaMemcpyDeviceToDevice), "copy");
       const auto got = multiply(few);
       EXPECT_EQ(std::memcmp(first.data(), got.data(), got.size() * sizeof(Bf16)), 0);
+    }
+  }
+}
+
+// Rows of q for attention over an FP8 cache: codes near the product that BF16 gives, rope values exact.
+TEST_F(HeadGemm, WritesCodesWithAScaleForEachRow) {
+  constexpr int kRow = 640, kHeads = 5;
+  constexpr float kLatentScale = 0x1p-4f;
+  for (const int tokens : {1, 17, 64, 129, 300}) {
+    for (const HeadTile tile : {HeadTile{}, HeadTile{64, 1, 1}, HeadTile{64, 4, 2}, HeadTile{128, 2, 1}}) {
+      const Operands o({tokens, kHeads, 512, 128, false}, seed_++);
+      const auto product = multiply(o, tile);
+      const std::size_t rows = static_cast<std::size_t>(tokens) * kHeads;
+      const DeviceBuffer<std::uint8_t> out(rows * kRow);
+      const DeviceBuffer<float> scale(rows), bound(kHeads);
+      must(cudaMemset(out.get(), 0xFF, out.bytes()), "poison");
+      must(cudaMemset(scale.get(), 0xFF, scale.bytes()), "poison");
+      must(head_bounds(o.w.get(), kHeads, 128, 512, bound.get(), nullptr), "head_bounds");
+      HeadGemmArgs a = o.args(tile);
+      a.codes = {out.get(), kRow, scale.get(), bound.get(), o.x.get() + 128, kLatentScale};
+      must(head_gemm(a, nullptr), "head_gemm");
+      must(cudaDeviceSynchronize(), "head_gemm");
+      const auto got = out.host();
+      const auto scales = scale.host();
+      const auto x = o.x.host();
+      double off = 0, all = 0;
+      for (std::size_t r = 0; r < rows; ++r) {
+        int exponent;
+        ASSERT_EQ(std::frexp(scales[r], &exponent), 0.5f) << "row " << r;
+        float most = 0;
+        for (std::size_t c = 0; c < 512; ++c) {
+          __nv_fp8_e4m3 code;
+          code.__x = got[r * kRow + c];
+          const double want = static_cast<double>(__bfloat162float(product[r * 512 + c]));
+          const double d = static_cast<double>(static_cast<float>(code) * scales[r]) - want;
+          off += d * d, all += want * want;
+          most = std::max(most, std::abs(static_cast<float>(code)));
+        }
+        EXPECT_LT(most, 448.0f) << "row " << r;
+        EXPECT_GT(most, 448.0f / 32) << "row " << r;
+        for (std::size_t i = 0; i < 64; ++i) {
+          Bf16 rope;
+          std::memcpy(&rope, &got[r * kRow + 512 + 2 * i], 2);
+          ASSERT_EQ(__bfloat162float(rope) * scales[r] * kLatentScale,
+                    __bfloat162float(x[r * static_cast<std::size_t>(o.x_head_stride) + 128 + i]))
+              << "row " << r;
+        }
+      }
+      EXPECT_LT(std::sqrt(off / all), 3e-2) << tokens << " tokens, rows " << tile.rows;
     }
   }
 }

@@ -97,6 +97,7 @@ cudaError_t start(const Launch& l) {
 }
 
 cudaError_t start_bf16(const Launch&, bool up, int rows);
+cudaError_t start_codes(const Launch&, int rows);
 cudaError_t start_fp8(const Launch&, bool up, int rows);
 
 }  // namespace trireme::cuda::head

@@ -92,6 +92,7 @@ class Math {
       load_rows(a, x[0], x[1]);
     }
     release_pair();
+    if constexpr (C::kCodes) scale_codes(a);
     wgmma_hold(a);
     const std::uint32_t w = smem_address(smem_.w);
 #pragma unroll
@@ -123,7 +124,87 @@ class Math {
         const float of_w = pick((first + piece * C::kPieceN) / 128);
         scale_rows(acc, scale[0] * of_w, scale[1] * of_w);
       }
-      store(acc, piece * C::kPieceN);
+      if constexpr (C::kCodes)
+        store_codes(acc, piece * C::kPieceN);
+      else
+        store(acc, piece * C::kPieceN);
+    }
+  }
+
+  // A scale for each of the warp's rows that brings all of its product into e4m3's range: no column is longer
+  // than `bound`, so no value is larger than that times the row's length. A power of two, some three times
+  // what the largest value would need: e4m3 has as many bits below. One warp for every 16 rows also writes the
+  // scales, and the rope values over them and over the cache's.
+  __device__ __forceinline__ void scale_codes(const std::uint32_t (&a)[32]) {
+    const Codes& c = p_.codes;
+    const int head = static_cast<int>(blockIdx.z);
+    float length[2];
+    row_lengths(a, length);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float most = length[r] * __ldg(c.bound + head) * (1 / 448.0f);
+      const bool some = most > 0x1p-100f;
+      const float scale = some ? __uint_as_float((__float_as_uint(most) + 0x7FFFFF) & 0xFF800000u) : 1.0f;
+      inverse_[r] = 1 / scale;
+    }
+    if (blockIdx.x != 0 || first_piece_ != 0) return;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {  // 4 rows, 8 lanes each
+      const int row = 4 * i + lane_ / 8, of = row % 8 * 4;
+      const float low = __shfl_sync(~0u, inverse_[0], of), high = __shfl_sync(~0u, inverse_[1], of);
+      const float inverse = row < 8 ? low : high, by = inverse / c.latent_scale;
+      const int token = row_ + row;
+      if (token >= p_.tokens) continue;
+      const std::int64_t at = static_cast<std::int64_t>(token) * p_.heads + head;
+      if (lane_ % 8 == 0) c.scale[at] = 1 / inverse;
+      const uint4 x = reinterpret_cast<const uint4*>(c.rope + token * c.rope_token_stride +
+                                                     head * c.rope_head_stride)[lane_ % 8];
+      const auto over = [&](std::uint32_t two) {
+        return smxx::bf16_pair(smxx::low(two) * by, smxx::high(two) * by);
+      };
+      reinterpret_cast<uint4*>(c.rows + at * c.row_bytes + p_.n)[lane_ % 8] =
+          make_uint4(over(x.x), over(x.y), over(x.z), over(x.w));
+    }
+  }
+
+  // As store(), in e4m3. Of two neighbouring blocks of 8 columns, a pair of lanes takes one each, 4 columns
+  // wide.
+  __device__ __forceinline__ void store_codes(const Acc& acc, int col) {
+    if (row_ >= p_.tokens) return;
+    const int first = static_cast<int>(blockIdx.x) * p_.columns + col;
+    const bool odd = lane_ % 2 != 0;
+#pragma unroll
+    for (int half = 0; half < C::kPieceN / 64; ++half) {
+      unsigned char* buffer = smem_.out + (2 * warp_ + buffer_) * C::kOutBytes;
+      buffer_ ^= 1;
+      if (lane_ == 0) tma_store_wait_read<1>();
+      __syncwarp();
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        std::uint32_t block[2];  // the lower half of each: row lane / 4; the upper: 8 below
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const float* d = acc + 32 * half + 8 * j + 4 * i;
+          block[i] = smxx::e4m3_pair(d[0] * inverse_[0], d[1] * inverse_[0]) |
+                     smxx::e4m3_pair(d[2] * inverse_[1], d[3] * inverse_[1]) << 16;
+        }
+        const std::uint32_t keep = odd ? block[1] : block[0];
+        const std::uint32_t other = __shfl_xor_sync(~0u, odd ? block[0] : block[1], 1);
+        const std::uint32_t left = odd ? other : keep, right = odd ? keep : other;
+        const int at = (odd ? 8 : 0) + lane_ % 4 / 2 * 4;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const int row = lane_ / 4 + 8 * r;
+          *reinterpret_cast<std::uint32_t*>(buffer + row * 64 + ((j ^ (row / 2 % 4)) << 4) + at) =
+              __byte_perm(left, right, r == 0 ? 0x5410 : 0x7632);
+        }
+      }
+      fence_proxy_async();
+      __syncwarp();
+      if (lane_ == 0) {
+        tma_store_3d(map_out_, buffer, first + 64 * half, static_cast<int>(blockIdx.z), row_);
+        tma_store_commit();
+      }
     }
   }
 
@@ -243,6 +324,7 @@ class Math {
   int buffer_ = 0;       // of the two that the next 64 columns go through
   bool w_waits_ = true;  // the first tile finds the weights still arriving
   float w_scale_[4] = {};
+  float inverse_[2] = {};  // one over the scales of codes of rows lane / 4 and lane / 4 + 8
   Ring<C::kStages> at_;
 };
 

@@ -20,6 +20,22 @@ __device__ __forceinline__ void load_rows(std::uint32_t (&a)[32], std::uint32_t 
   }
 }
 
+// The length of each of the warp's rows, of rows lane / 4 and lane / 4 + 8.
+__device__ __forceinline__ void row_lengths(const std::uint32_t (&a)[32], float (&length)[2]) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float sum = 0;
+#pragma unroll
+    for (int i = r; i < 32; i += 2) {
+      sum = fmaf(smxx::low(a[i]), smxx::low(a[i]), sum);
+      sum = fmaf(smxx::high(a[i]), smxx::high(a[i]), sum);
+    }
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    length[r] = sqrtf(sum);
+  }
+}
+
 // What a scale of max |x| / 448 and its reciprocal are for a row whose largest magnitudes are the pair
 // `most`.
 struct RowScale {

@@ -71,17 +71,14 @@ struct Params {
   const std::int32_t* block_table;
   std::int64_t block_table_stride;
   const std::uint64_t* tree_mask;
-  // What the kernel for an FP8 cache reads itself: the cache, and rows of q of all tokens and heads (BF16).
-  const unsigned char* cache;
-  const std::uint16_t *q_latent, *q_rope;
-  std::int64_t q_latent_stride, q_rope_stride;
-  std::int64_t q_rows;
   std::uint16_t* out;  // BF16
   std::int64_t out_stride;
   float* lse;
   Partials partials;
   float scale_log2;  // scale * log2(e)
   float latent_scale;  // of the FP8 cache's codes
+  const float* q_scale;  // of rows of q, with such a cache
+  std::int64_t q_rows;
   int heads;
 };
 
@@ -89,7 +86,7 @@ struct Maps {
   CUtensorMap q_latent, q_rope, cache;
 };
 struct Fp8Maps {
-  CUtensorMap codes, rope;  // of the cache
+  CUtensorMap q_codes, q_rope, codes, rope;
 };
 
 struct alignas(1024) SharedMemory {
@@ -134,8 +131,9 @@ struct alignas(1024) Fp8SharedMemory {
   // e4m3, rows of two pages: 64 bytes of an even one, 64 of an odd.
   unsigned char prob[kFp8Pages / 2][kFp8Box];
   Fp8Told told[kFp8Pages];
-  float row_scale[kTileRows];   // from scores to log2 units
-  float row_sum[2][kTileRows];  // by math warpgroup
+  float q_scale[kTileRows];
+  float row_sum[2][2][kTileRows];  // of even and odd units, by math warpgroup
+  Mbarrier q_full, q_free;
   // Of the halves of the latents: a math warpgroup multiplies the values of one, so each is free on its own.
   // The first to be free, and to be copied, is that of the page's owner; rope values come with it.
   Mbarrier half_full[2][kFp8Pages], half_free[2][kFp8Pages];

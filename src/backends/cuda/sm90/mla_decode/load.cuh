@@ -61,11 +61,6 @@ struct PageWalk {
   __device__ __forceinline__ int q_row() const {
     return __shfl_sync(~0u, unit_row, unit - batch) + part.tile * kTileRows;
   }
-  // The same of the next unit, or -1 where it is not at hand.
-  __device__ __forceinline__ int next_q_row() const {
-    const int next_unit = unit + 1 - batch, row = __shfl_sync(~0u, unit_row, next_unit & 31);
-    return next_unit < 32 && unit < last_unit ? row + part.tile * kTileRows : -1;
-  }
   __device__ __forceinline__ int block() const {
     const int later = __shfl_sync(~0u, blocks, (page - run) & 31);
     const int at_first = __shfl_sync(~0u, unit_block, (unit - batch) & 31);

@@ -1,31 +1,36 @@
-// The loading warp for an FP8 cache: it copies pages as they are.
+// The loading warps for an FP8 cache: one copies pages as they are, one rows of q.
 #pragma once
 #include "backends/cuda/sm90/mla_decode/fragment.cuh"
 #include "backends/cuda/sm90/mla_decode/load.cuh"
 
 namespace trireme::cuda::mla {
 
-__device__ __forceinline__ void prefetch_l2(const void* data, int bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(data), "r"(bytes) : "memory");
-}
-
-// One warp: asks L2 for a unit's rows of q.
-__device__ __forceinline__ void prefetch_query(const Params& p, std::int64_t first, int lane) {
-#pragma unroll 1
-  for (std::int64_t row = first + lane; row < min(first + kTileRows, p.q_rows); row += 32) {
-    prefetch_l2(p.q_latent + row * p.q_latent_stride, kLatent * 2);
-    prefetch_l2(p.q_rope + row * p.q_rope_stride, kRope * 2);
+// One warp: each unit's rows of q, once the scores of the unit before are done.
+__device__ void load_fp8_queries(Fp8SharedMemory& s, const Params& p, const Fp8Maps& maps, const Part& part) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, last_unit = part.last_unit();
+  std::uint32_t count = 0;
+  for (int u = part.begin.unit; u <= last_unit; ++u, ++count) {
+    const int row = part.units[u].row + part.tile * kTileRows;
+    float scale[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) scale[i] = row + lane + 32 * i < p.q_rows ? p.q_scale[row + lane + 32 * i] : 0;
+    mbarrier_wait(&s.q_free, (count & 1) ^ 1);
+    s.q_scale[lane] = scale[0];
+    s.q_scale[lane + 32] = scale[1];
+    __syncwarp();
+    if (lane != 0) continue;
+    mbarrier_arrive_expect_tx(&s.q_full, (kQuarters + 1) * kFp8Box);
+    for (int t = 0; t < kQuarters; ++t) tma_load_2d(s.q[t], &maps.q_codes, &s.q_full, t * kQuarter, row);
+    tma_load_2d(s.q_rope, &maps.q_rope, &s.q_full, kFp8RopeByte / 2, row);
   }
 }
 
 // One warp.
 __device__ void load_fp8_pages(Fp8SharedMemory& s, const Params& p, const Fp8Maps& maps, const Part& part) {
   PageWalk walk(p, part);
-  if (!walk.ended()) prefetch_query(p, walk.q_row(), walk.lane);
   for (std::uint32_t count = 0; !walk.ended(); ++count, walk.next()) {
     const int row = walk.block() * kPage, at = static_cast<int>(count % kFp8Pages);
     const int owner = walk.page & 1;
-    if (walk.page == walk.first && walk.next_q_row() >= 0) prefetch_query(p, walk.next_q_row(), walk.lane);
     const std::uint32_t free_parity = ((count / kFp8Pages) & 1) ^ 1;
     if (walk.lane == 0) {
       Fp8Page& page = s.pages[at];

@@ -15,7 +15,6 @@
 #include "backends/cuda/sm90/mla_decode/fragment.cuh"
 #include "backends/cuda/sm90/mla_decode/load_fp8.cuh"
 #include "backends/cuda/sm90/mla_decode/mask.cuh"
-#include "backends/cuda/sm90/mla_decode/query_fp8.cuh"
 
 namespace trireme::cuda::mla {
 
@@ -39,7 +38,7 @@ struct Fp8MathWarpgroup {
   float row_sum[2];    // this thread's tokens of this warpgroup's pages
   float row_scale[2];  // from scores to log2 units
   int rows;            // of the unit, from this CTA's first on: what others do must not change theirs
-  std::uint32_t pages_done = 0;
+  std::uint32_t pages_done = 0, units_done = 0;
 
   __device__ __forceinline__ Fp8MathWarpgroup(Fp8SharedMemory& shared, const Params& params, const Part& mine,
                                               int group, int thread)
@@ -95,6 +94,7 @@ struct Fp8MathWarpgroup {
                                            bool follows, bool more, std::uint32_t count) {
     wgmma_wait<0>();
     wgmma_hold(score);
+    if (!more) release(&s.q_free);
     if ((page + 1) * kPage > first_limit) {
       mask_scores(score, p, unit, part.tile * kTileRows + unit.local + row(), page);
       if (const int valid = unit.context - page * kPage; valid < kPage)
@@ -289,33 +289,41 @@ struct Fp8MathWarpgroup {
 
   __device__ __forceinline__ void run() {
     const int last_unit = part.last_unit();
+    float score[32];
+    if (part.begin.unit <= last_unit) begin_unit(score, part.begin.unit);
     for (int u = part.begin.unit; u <= last_unit; ++u) {
       const Unit& unit = part.units[u];  // few of its fields are worth a register
       const int first = part.first_page(u), last = part.last_page(u), n = last - first;
       const int first_limit = first_hidden(p, unit, part.tile * kTileRows + unit.local);
 #pragma unroll
-      for (int r = 0; r < 2; ++r) row_max[r] = -INFINITY, row_sum[r] = 0;
+      for (int r = 0; r < 2; ++r) {
+        row_max[r] = -INFINITY;
+        row_sum[r] = 0;
+        row_scale[r] = s.q_scale[row() + r * 8] * (p.latent_scale * p.scale_log2);
+      }
       rows = unit.rows - part.tile * kTileRows;
-      // All have multiplied with the rows before: they have met in write().
-      load_query(s, p, unit.row + part.tile * kTileRows, wg * 4 + warp, lane);
-      fence_proxy_async();
-      named_barrier_sync(3, 256);
-      row_scale[0] = s.row_scale[row()];
-      row_scale[1] = s.row_scale[row() + 8];
 #pragma unroll
       for (int b = 0; b < 4; ++b)
 #pragma unroll
         for (int i = 0; i < 32; ++i) o[b][i] = 0;
       int i = (first ^ wg) & 1;
-      float score[32];
-      if (i < n) multiply(score, first + i, pages_done + static_cast<std::uint32_t>(i));
+      if (i >= n) release(&s.q_free);
       for (; i < n; i += 2)
         own_page(score, unit, first + i, first_limit, i > 0, i + 2 < n,
                  pages_done + static_cast<std::uint32_t>(i));
       pages_done += static_cast<std::uint32_t>(n);
       if (i == n) add_other_last();
+      ++units_done;
+      if (u < last_unit) begin_unit(score, u + 1);
       write(unit, u, first > 0 || last < unit.pages);
     }
+  }
+
+  // Waits for unit u's rows of q and starts the first scores.
+  __device__ __forceinline__ void begin_unit(float (&score)[32], int u) const {
+    mbarrier_wait(&s.q_full, units_done & 1);
+    const int first = part.first_page(u), i = (first ^ wg) & 1;
+    if (i < part.last_page(u) - first) multiply(score, first + i, pages_done + static_cast<std::uint32_t>(i));
   }
 
   // The unit's last page is the other's.
@@ -332,10 +340,11 @@ struct Fp8MathWarpgroup {
   }
 
   __device__ __forceinline__ void write(const Unit& unit, int u, bool partial) {
+    auto& sums = s.row_sum[units_done & 1];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       row_sum[r] = quad_sum(row_sum[r]);
-      if ((lane & 3) == 0) s.row_sum[wg][row() + r * 8] = row_sum[r];
+      if ((lane & 3) == 0) sums[wg][row() + r * 8] = row_sum[r];
     }
     named_barrier_sync(3, 256);
     const std::int64_t slot = slot_row(p, part, u);
@@ -345,7 +354,7 @@ struct Fp8MathWarpgroup {
       for (int r = 0; r < 2; ++r) {
         const int line = row() + r * 8;
         if (tile_row + line >= unit.rows) continue;
-        const float sum = s.row_sum[0][line] + s.row_sum[1][line];
+        const float sum = sums[0][line] + sums[1][line];
         const float lse = sum > 0 ? row_max[r] + log2f(sum) - kFp8One : -INFINITY;
         if (partial)
           p.partials.lse[slot + line] = lse;
@@ -364,7 +373,7 @@ struct Fp8MathWarpgroup {
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       const int line = i / 2 * 8 + i % 2;
-      const float sum = s.row_sum[0][first_line + line] + s.row_sum[1][first_line + line];
+      const float sum = sums[0][first_line + line] + sums[1][first_line + line];
       const float inverse = sum > 0 ? __fdividef(value, sum) : sum;  // NaN stays
       if (line >= rows) continue;
 #pragma unroll

@@ -8,6 +8,7 @@
 #include "backends/cuda/sm90/mla_decode/math.cuh"
 #include "backends/cuda/sm90/mla_decode/math_fp8.cuh"
 #include "backends/cuda/sm90/mla_decode/plan.h"
+#include "backends/cuda/sm90/mla_decode/query_fp8.cuh"
 
 namespace trireme::cuda {
 namespace mla {
@@ -69,10 +70,14 @@ __global__ __launch_bounds__(kThreads, 1) void decode_fp8_kernel(const __grid_co
       }
       mbarrier_init(&s.p_ready[i], 4);
     }
+    mbarrier_init(&s.q_full, 1);
+    mbarrier_init(&s.q_free, 8);
     for (Mbarrier& ready : s.max_ready) mbarrier_init(&ready, 4);
     fence_mbarrier_init();
   }
   if (threadIdx.x == 256) {
+    prefetch_tensor_map(&maps.q_codes);
+    prefetch_tensor_map(&maps.q_rope);
     prefetch_tensor_map(&maps.codes);
     prefetch_tensor_map(&maps.rope);
   }
@@ -85,6 +90,7 @@ __global__ __launch_bounds__(kThreads, 1) void decode_fp8_kernel(const __grid_co
   if (warp >= 8) {
     register_limit_decrease<kLoadRegisters>();
     if (warp == 8) load_fp8_pages(s, p, maps, part);
+    if (warp == 9) load_fp8_queries(s, p, maps, part);
   } else {
     register_limit_increase<kMathRegisters>();
     Fp8MathWarpgroup math(s, p, part, warp / 4, static_cast<int>(threadIdx.x) % 128);
@@ -145,13 +151,16 @@ cudaError_t encode_maps(const MlaDecodeArgs& a, Maps& maps) {
 }
 
 cudaError_t encode_maps(const MlaDecodeArgs& a, Fp8Maps& maps) {
-  const auto encode = [&](MapType type, int bytes, int box_columns, MapSwizzle swizzle, CUtensorMap& map) {
-    return encode_rows(a.cache, type, a.blocks * kPage, kFp8Token / bytes, kFp8Token, box_columns, swizzle,
-                       map);
+  static_assert(kMlaQueryRow == kFp8Token);
+  const auto encode = [&](const void* base, std::int64_t rows, CUtensorMap& codes, CUtensorMap& rope) {
+    const cudaError_t e =
+        encode_rows(base, MapType::u8, rows, kFp8Token, kFp8Token, kQuarter, MapSwizzle::b128, codes);
+    if (e != cudaSuccess) return e;
+    return encode_rows(base, MapType::bf16, rows, kFp8Token / 2, kFp8Token, kRope, MapSwizzle::b128, rope);
   };
-  cudaError_t e = encode(MapType::u8, 1, kQuarter, MapSwizzle::b128, maps.codes);
-  if (e == cudaSuccess) e = encode(MapType::bf16, 2, kRope, MapSwizzle::b128, maps.rope);
-  return e;
+  const std::int64_t rows = std::int64_t{a.shape.tokens} * a.shape.heads;
+  const cudaError_t e = encode(a.cache, a.blocks * kPage, maps.codes, maps.rope);
+  return e == cudaSuccess ? encode(a.q_rows, rows, maps.q_codes, maps.q_rope) : e;
 }
 
 }  // namespace
@@ -161,6 +170,11 @@ std::size_t mla_decode_workspace_bytes(const MlaDecodeShape& s) {
   MlaDecodeShape narrow = s;
   narrow.max_query_tokens = 0;
   return mla::partial_rows(mla::plan_layout(narrow)) * (mla::kLatent + 1) * sizeof(float);
+}
+
+cudaError_t mla_query_rows(const MlaQueryRowsArgs& a, cudaStream_t stream) {
+  const auto blocks = static_cast<unsigned>((a.rows + mla::kQueryWarps - 1) / mla::kQueryWarps);
+  return launch(mla::query_kernel, dim3(blocks), dim3(mla::kQueryWarps * 32), 0, stream, a);
 }
 
 cudaError_t mla_decode(const MlaDecodeArgs& a, cudaStream_t stream) {
@@ -174,12 +188,6 @@ cudaError_t mla_decode(const MlaDecodeArgs& a, cudaStream_t stream) {
   p.block_table = a.block_table;
   p.block_table_stride = a.block_table_stride;
   p.tree_mask = a.tree_mask;
-  p.cache = static_cast<const unsigned char*>(a.cache);
-  p.q_latent = static_cast<const std::uint16_t*>(a.q_latent);
-  p.q_rope = static_cast<const std::uint16_t*>(a.q_rope);
-  p.q_latent_stride = a.q_latent_stride;
-  p.q_rope_stride = a.q_rope_stride;
-  p.q_rows = std::int64_t{a.shape.tokens} * a.shape.heads;
   p.out = static_cast<std::uint16_t*>(a.out);
   p.out_stride = a.out_stride;
   p.lse = a.lse;
@@ -187,6 +195,8 @@ cudaError_t mla_decode(const MlaDecodeArgs& a, cudaStream_t stream) {
   p.partials.lse = p.partials.out + partial_rows(p.layout) * kLatent;
   p.scale_log2 = a.scale * 1.4426950408889634f;
   p.latent_scale = a.latent_scale;
+  p.q_scale = a.q_scale;
+  p.q_rows = std::int64_t{a.shape.tokens} * a.shape.heads;
   p.heads = a.shape.heads;
 
   cudaError_t e;

@@ -17,8 +17,8 @@ inline constexpr int kMlaDecodeMaxHeads = 128;
 enum class MlaCache : std::uint8_t {
   bf16,  // a token is 512 latents and 64 rope values: 1,152 bytes
   // A token is 512 e4m3 codes and 64 BF16 rope values: 640 bytes. Latents are the codes times the cache's
-  // latent_scale. Codes are multiplied as they are: with latents of q rounded to e4m3, and with probabilities,
-  // 1/40 off in the mean.
+  // latent_scale. Codes are multiplied as they are: with rows of q rounded to e4m3, and with probabilities, 1/40
+  // off in the mean.
   fp8,
 };
 
@@ -52,11 +52,32 @@ struct MlaDecodePlanArgs {
 
 cudaError_t mla_decode_plan(const MlaDecodePlanArgs&, cudaStream_t);
 
+// Rows of q for an FP8 cache: the form of its tokens. A row is 512 e4m3 codes, which times the row's scale are
+// its latents, and 64 BF16 rope values over that scale and over the cache's.
+inline constexpr int kMlaQueryRow = 640;  // bytes
+
+// Makes them out of BF16. Strides are in elements, multiples of 8; pointers 16-byte aligned.
+struct MlaQueryRowsArgs {
+  const void* q_latent = nullptr;  // BF16 [rows, 512]
+  std::int64_t q_latent_stride = 512;
+  const void* q_rope = nullptr;  // BF16 [rows, 64]
+  std::int64_t q_rope_stride = 64;
+  std::int64_t rows = 0;
+  float latent_scale = 1;      // of the cache
+  void* out = nullptr;         // [rows, kMlaQueryRow] bytes
+  float* out_scale = nullptr;  // [rows]; a power of two each
+};
+cudaError_t mla_query_rows(const MlaQueryRowsArgs&, cudaStream_t);
+
 // Strides are in elements, from one (token, head) row to the next; multiples of 8. Pointers of q, cache and
 // out are 16-byte aligned. Rows of padding sequences are left as they were.
 struct MlaDecodeArgs {
   MlaDecodeShape shape;
   const void* plan = nullptr;
+  // With an FP8 cache: [tokens * heads, kMlaQueryRow] bytes and [tokens * heads] scales, instead of the next
+  // four.
+  const void* q_rows = nullptr;
+  const float* q_scale = nullptr;
   const void* q_latent = nullptr;  // BF16 [tokens * heads, 512]
   std::int64_t q_latent_stride = 512;
   const void* q_rope = nullptr;  // BF16 [tokens * heads, 64]

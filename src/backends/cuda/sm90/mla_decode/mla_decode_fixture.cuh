@@ -225,9 +225,9 @@ struct DeviceBatch {
   bool fp8;
   std::int64_t ql_stride, qr_stride, rows;
   DeviceArray<std::int32_t> q_start, context, table, token_seq;
-  DeviceArray<unsigned char> cache, plan, workspace;
+  DeviceArray<unsigned char> cache, plan, workspace, q_rows;
   DeviceArray<__nv_bfloat16> q_latent, q_rope, out;
-  DeviceArray<float> lse;
+  DeviceArray<float> lse, q_row_scale;
   MlaDecodePlanArgs plan_args;
   MlaDecodeArgs args;
 
@@ -244,10 +244,12 @@ struct DeviceBatch {
         cache(static_cast<std::size_t>(b.blocks) * 64 * (fp8 ? 640 : 1152)),
         plan(mla_decode_plan_bytes(b.shape)),
         workspace(mla_decode_workspace_bytes(b.shape)),
+        q_rows(static_cast<std::size_t>(fp8 ? rows * kMlaQueryRow : 0)),
         q_latent(static_cast<std::size_t>(rows * ql_stride)),
         q_rope(static_cast<std::size_t>(rows * qr_stride)),
         out(static_cast<std::size_t>(rows * 512)),
-        lse(static_cast<std::size_t>(rows)) {
+        lse(static_cast<std::size_t>(rows)),
+        q_row_scale(static_cast<std::size_t>(fp8 ? rows : 0)) {
     fill_normal<<<512, 256>>>(q_latent.get(), rows, 512, ql_stride, q_scale, seed);
     fill_normal<<<512, 256>>>(q_rope.get() + 128, rows, 64, qr_stride, q_scale, seed + (1ull << 50));
     fill_cache<<<dim3(static_cast<unsigned>(b.max_pages), static_cast<unsigned>(b.shape.seqs)), 576>>>(
@@ -263,6 +265,12 @@ struct DeviceBatch {
     args.q_latent_stride = ql_stride;
     args.q_rope = q_rope.get() + 128;
     args.q_rope_stride = qr_stride;
+    args.q_rows = q_rows.get();
+    args.q_scale = q_row_scale.get();
+    if (fp8)
+      MLA_CUDA(mla_query_rows({q_latent.get(), ql_stride, q_rope.get() + 128, qr_stride, rows, kLatentScale,
+                               q_rows.get(), q_row_scale.get()},
+                              nullptr));
     args.cache = cache.get();
     args.cache_type = fp8 ? MlaCache::fp8 : MlaCache::bf16;
     args.latent_scale = kLatentScale;
