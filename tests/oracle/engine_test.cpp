@@ -310,7 +310,7 @@ TEST_P(SameTokens, LogProbabilitiesToTheLastBitWherePromised) {
 // few times as much.
 INSTANTIATE_TEST_SUITE_P(All, SameTokens,
                          testing::Values(Promise{kCpu, 0}, Promise{kCuda, 0.6}, Promise{kCudaEager, 0.6},
-                                         Promise{kCudaBf16, 0.15}, Promise{kCudaFp8Cache, 1.0},
+                                         Promise{kCudaBf16, 0.15}, Promise{kCudaFp8Cache, 2.0},
                                          Promise{kCudaDeterministic, 0}, Promise{kCudaDeterministicEager, 0},
                                          Promise{kCudaDeterministicBf16, 0},
                                          Promise{kCudaDeterministicFp8Cache, 0}),

@@ -52,7 +52,7 @@ TEST_P(Golden, LogitsAndGreedyTokensAgree) {
   }
 
   double worst = 0, sum_of_errors = 0;
-  int steps_seen = 0;
+  int steps_seen = 0, off = 0;
   // Where activations round to FP8, one step in some hundreds goes to other experts, and its logits are
   // further off than any bound on the others. So it is where attention multiplies an FP8 cache as it lies;
   // more of them where both do.
@@ -72,11 +72,13 @@ TEST_P(Golden, LogitsAndGreedyTokensAgree) {
     const double error = relative_error(got, wanted);
     worst = std::max(worst, error);
     sum_of_errors += error;
-    EXPECT_LT(error, p.tolerance) << ids.size() << " tokens";
+    // One of the prompts may end in a step that goes to other experts.
+    off += error >= p.tolerance;
+    EXPECT_LT(error, both_fp8 ? 4 * p.tolerance : p.tolerance) << ids.size() << " tokens";
     double sum = 0;
     for (const float x : *logits) sum += std::abs(x);
     EXPECT_NEAR(sum, prompt["stats"]["abs_sum"].get<double>(),
-                p.tolerance * prompt["stats"]["abs_sum"].get<double>());
+                (both_fp8 ? 2 : 1) * p.tolerance * prompt["stats"]["abs_sum"].get<double>());
     std::vector<GreedyStep> steps;
     for (const auto& s : prompt["greedy"]) steps.push_back({s["id"].get<i32>(), s["gap"].get<double>()});
     const auto one =
@@ -93,6 +95,8 @@ TEST_P(Golden, LogitsAndGreedyTokensAgree) {
       "gaps up to {:.3f}\n",
       name_of({p, 0}), sum_of_errors / static_cast<double>((*golden)["prompts"].size()), worst, all.compared,
       steps_seen, all.other, all.other_gap);
+  EXPECT_LE(off, both_fp8 ? 1 : 0);
+  EXPECT_LT(sum_of_errors / static_cast<double>((*golden)["prompts"].size()), p.tolerance / 2);
   EXPECT_LE(all.wrong, both_fp8 ? all.compared / 100 : fp8 ? all.compared / 500 : 0);
   EXPECT_GT(all.compared, steps_seen / 2);
 }

@@ -13,6 +13,7 @@ namespace trireme::cuda {
 
 inline constexpr int kMlaDecodeMaxSeqs = 4096;
 inline constexpr int kMlaDecodeMaxHeads = 128;
+inline constexpr int kMlaDecodeMaxMultiprocessors = 256;
 
 enum class MlaCache : std::uint8_t {
   bf16,  // a token is 512 latents and 64 rope values: 1,152 bytes

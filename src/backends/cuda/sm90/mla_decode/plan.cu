@@ -1,6 +1,6 @@
 // Divides a step's pages among the parts: successive units, laid on a line, a unit counting some pages more
-// than it has for its start and end. Units stay whole where that costs little; otherwise the line is cut at
-// equal distances. One CTA, once a step.
+// than it has for its start and end. Units stay whole where that costs little; otherwise each is cut into equal
+// pieces, or, where that is worse, the line at equal distances. One CTA, once a step.
 #include "backends/cuda/sm90/mla_decode/plan.h"
 
 namespace trireme::cuda {
@@ -102,6 +102,55 @@ struct Line {
     return unit == units;
   }
 
+  __device__ int pages(int unit) const { return costs[unit + 1] - costs[unit] - kUnitOverhead; }
+
+  // Parts that units take if each is cut into pieces of at most `most` pages and no part has two.
+  __device__ int parts_of_pieces(int most) const {
+    int sum = 0;
+    for (int u = static_cast<int>(threadIdx.x); u < units; u += 32) sum += (pages(u) + most - 1) / most;
+    return __reduce_add_sync(~0u, sum);
+  }
+
+  // Where there are fewer units than parts: gives every part a piece of one unit, the largest as small as can
+  // be. False, and nothing is dealt, where that is more than `limit` pages. first_part: room for as many as
+  // there are parts, and one.
+  __device__ bool deal_pieces(Position* begins, Cut* cuts, int* cut_count, int* first_part, int limit) const {
+    int low = kLeastShare, high = limit;
+    if (units > parts || low > high || parts_of_pieces(high) > parts) return false;
+    while (low < high) {
+      const int mid = (low + high) / 2;
+      if (parts_of_pieces(mid) <= parts)
+        high = mid;
+      else
+        low = mid + 1;
+    }
+    const int lane = static_cast<int>(threadIdx.x);
+    int used = 0;
+    for (int from = 0; from < units; from += 32) {
+      const int u = from + lane, pieces = u < units ? (pages(u) + high - 1) / high : 0;
+      int sum = pieces;
+#pragma unroll
+      for (int d = 1; d < 32; d *= 2) {
+        const int below = __shfl_up_sync(~0u, sum, d);
+        if (lane >= d) sum += below;
+      }
+      if (u < units) first_part[u] = used + sum - pieces;
+      if (pieces > 1) cuts[atomicAdd(cut_count, 1)] = {u, used + sum - pieces, pieces, 0};
+      used += __shfl_sync(~0u, sum, 31);
+    }
+    if (lane == 0) first_part[units] = used;
+    __syncwarp();
+    for (int part = lane; part <= parts; part += 32) {
+      if (part >= used) {
+        begins[part] = {units, 0};
+        continue;
+      }
+      const int u = find_last(first_part, units, part), pieces = first_part[u + 1] - first_part[u];
+      begins[part] = {u, static_cast<int>(static_cast<long long>(pages(u)) * (part - first_part[u]) / pieces)};
+    }
+    return true;
+  }
+
   // Where the line is cut for `part`.
   __device__ Position cut_at(int part, int share) const {
     const int x = part * share;
@@ -133,6 +182,7 @@ __global__ __launch_bounds__(kThreads, 1) void plan_kernel(const PlanParams p, b
   __shared__ int unit_start[kMlaDecodeMaxSeqs];
   __shared__ int shared_costs[kSharedCosts];
   __shared__ int warp_sums[kThreads / 32];
+  __shared__ int first_part[kMlaDecodeMaxMultiprocessors + 1];
   __shared__ int largest, cut_count;
   __shared__ bool cutting;
   if (threadIdx.x == 0) largest = cut_count = 0;
@@ -189,6 +239,7 @@ __global__ __launch_bounds__(kThreads, 1) void plan_kernel(const PlanParams p, b
     int limit = p.never_split ? max(share, largest) : share + kWholeSlack;
     bool whole = largest <= limit && l.deal_whole(begins, limit);
     while (p.never_split && !whole) whole = l.deal_whole(begins, limit += max(limit / 16, 1));
+    if (!whole) whole = l.deal_pieces(begins, cuts, &cut_count, first_part, share);
     if (tid == 0) cutting = !whole;
   }
   __syncthreads();
@@ -210,7 +261,7 @@ std::size_t mla_decode_plan_bytes(const MlaDecodeShape& s) {
 cudaError_t mla_decode_plan(const MlaDecodePlanArgs& a, cudaStream_t stream) {
   const MlaDecodeShape& s = a.shape;
   if (s.heads < 1 || s.heads > kMlaDecodeMaxHeads || s.seqs < 0 || s.seqs > kMlaDecodeMaxSeqs ||
-      s.multiprocessors < 2)
+      s.multiprocessors < 2 || s.multiprocessors > kMlaDecodeMaxMultiprocessors)
     return cudaErrorInvalidValue;
   const mla::PlanParams p{mla::plan_layout(s),
                           a.q_start,
