@@ -7,7 +7,8 @@ namespace {
 constexpr int kThreads = 256;
 
 // A block a head, a thread every kThreads-th column.
-__global__ void __launch_bounds__(kThreads) bounds_kernel(const std::uint16_t* w, int k, int n, float* bound) {
+__global__ void __launch_bounds__(kThreads)
+    bounds_kernel(const std::uint16_t* w, int k, int n, float* bound) {
   w += static_cast<std::int64_t>(blockIdx.x) * k * n;
   float most = 0;
   for (int col = static_cast<int>(threadIdx.x); col < n; col += kThreads) {

@@ -19,9 +19,9 @@ bool valid(const HeadGemmArgs& a) {
     return false;
   const HeadCodes& c = a.codes;
   if (c.rows != nullptr)
-    return s.k == 128 && !s.fp8 && c.row_bytes >= s.n + 128 && c.row_bytes % 16 == 0 && c.scale != nullptr && c.bound != nullptr &&
-           c.latent_scale > 0 && aligned16(a.x) && aligned16(a.w) && aligned16(c.rows) && aligned16(c.rope) &&
-           stride8(a.x_head_stride) && stride8(a.x_token_stride);
+    return s.k == 128 && !s.fp8 && c.row_bytes >= s.n + 128 && c.row_bytes % 16 == 0 && c.scale != nullptr &&
+           c.bound != nullptr && c.latent_scale > 0 && aligned16(a.x) && aligned16(a.w) &&
+           aligned16(c.rows) && aligned16(c.rope) && stride8(a.x_head_stride) && stride8(a.x_token_stride);
   if (!aligned16(a.x) || !aligned16(a.w) || !aligned16(a.out)) return false;
   if (s.fp8 && (a.w_scale == nullptr || a.w_scale_stride < s.k / 128)) return false;
   return stride8(a.x_head_stride) && stride8(a.x_token_stride) && stride8(a.out_head_stride) &&
@@ -113,14 +113,9 @@ cudaError_t head_gemm(const HeadGemmArgs& a, cudaStream_t stream) {
   if (e == cudaSuccess) e = weight_map(a, t.rows, l.params.columns, &l.w);
   if (e != cudaSuccess) return e;
   if (c.rows != nullptr) {
-    l.params.codes = {static_cast<unsigned char*>(c.rows),
-                      c.row_bytes,
-                      c.scale,
-                      c.bound,
-                      static_cast<const std::uint16_t*>(c.rope),
-                      a.x_head_stride,
-                      a.x_token_stride,
-                      c.latent_scale};
+    l.params.codes = {
+        static_cast<unsigned char*>(c.rows),       c.row_bytes,     c.scale,          c.bound,
+        static_cast<const std::uint16_t*>(c.rope), a.x_head_stride, a.x_token_stride, c.latent_scale};
     return head::start_codes(l, t.rows);
   }
   const bool up = s.k == 128;

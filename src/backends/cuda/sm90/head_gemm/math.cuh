@@ -133,8 +133,8 @@ class Math {
 
   // A scale for each of the warp's rows that brings all of its product into e4m3's range: no column is longer
   // than `bound`, so no value is larger than that times the row's length. A power of two, some three times
-  // what the largest value would need: e4m3 has as many bits below. One warp for every 16 rows also writes the
-  // scales, and the rope values over them and over the cache's.
+  // what the largest value would need: e4m3 has as many bits below. One warp for every 16 rows also writes
+  // the scales, and the rope values over them and over the cache's.
   __device__ __forceinline__ void scale_codes(const std::uint32_t (&a)[32]) {
     const Codes& c = p_.codes;
     const int head = static_cast<int>(blockIdx.z);

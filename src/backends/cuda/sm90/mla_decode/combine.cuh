@@ -8,8 +8,8 @@ namespace trireme::cuda::mla {
 
 inline constexpr int kCombineThreads = 256;
 static_assert(kCombineThreads >= kMlaDecodeMaxMultiprocessors);  // a thread a piece
-inline constexpr int kCombineQuarters = 4;    // of a row
-inline constexpr int kCombineColumns = 128;   // of one warp: a float4 a lane
+inline constexpr int kCombineQuarters = 4;                       // of a row
+inline constexpr int kCombineColumns = 128;                      // of one warp: a float4 a lane
 inline constexpr int kCombineFewPieces = 12;  // that many or fewer: one warp merges them all
 
 __device__ __forceinline__ float warp_max(float x) {

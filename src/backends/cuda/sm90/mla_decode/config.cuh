@@ -75,8 +75,8 @@ struct Params {
   std::int64_t out_stride;
   float* lse;
   Partials partials;
-  float scale_log2;  // scale * log2(e)
-  float latent_scale;  // of the FP8 cache's codes
+  float scale_log2;      // scale * log2(e)
+  float latent_scale;    // of the FP8 cache's codes
   const float* q_scale;  // of rows of q, with such a cache
   std::int64_t q_rows;
   int heads;

@@ -129,7 +129,8 @@ __device__ void load_pages(SharedMemory& s, const Params& p, const Maps& maps, c
       mbarrier_wait(&s.k_rope_free[buffer], free_parity);
       load_box(buffer, kRopeBox, row);
       for (int i = 0; i < 2; ++i) {
-        const int half = i ^ buffer;  // the owner's own half is free first, and its scores start there
+        const int half =
+            i ^ (walk.page & 1);  // the owner's own half is free first, and its scores start there
         mbarrier_wait(&s.k_half_free[buffer][half], free_parity);
         for (int box = half * 4; box < half * 4 + 4; ++box) load_box(buffer, box, row);
       }

@@ -13,7 +13,8 @@ __device__ void load_fp8_queries(Fp8SharedMemory& s, const Params& p, const Fp8M
     const int row = part.units[u].row + part.tile * kTileRows;
     float scale[2];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) scale[i] = row + lane + 32 * i < p.q_rows ? p.q_scale[row + lane + 32 * i] : 0;
+    for (int i = 0; i < 2; ++i)
+      scale[i] = row + lane + 32 * i < p.q_rows ? p.q_scale[row + lane + 32 * i] : 0;
     mbarrier_wait(&s.q_free, (count & 1) ^ 1);
     s.q_scale[lane] = scale[0];
     s.q_scale[lane + 32] = scale[1];

@@ -1,8 +1,8 @@
 // The math warpgroups of the MLA decode kernel.
 //
-// Pages alternate between the two: a warpgroup makes the scores and probabilities of its own pages and hands
-// the probabilities to the other; for every page each adds its own half of the 512 output columns. While one
-// takes exponentials, the tensor cores work for the other.
+// Even pages of a context are the first one's own, odd ones the second's: a warpgroup makes the scores and
+// probabilities of its own pages and hands the probabilities to the other; for every page each adds its own
+// half of the 512 output columns. While one takes exponentials, the tensor cores work for the other.
 #pragma once
 #include "backends/cuda/prim/wgmma.cuh"
 #include "backends/cuda/prim/wgmma_bf16.cuh"
@@ -218,15 +218,14 @@ struct MathWarpgroup {
 #pragma unroll
     for (int step = 0; step < 4; ++step)
       load_fragment(q_rope + step * 4, smem_address(s.q[kRopeBox]) + fragment_offset(warp, lane, step));
-    const int i = first_own();
+    const int i = first_own(from);
     if (i < pages)
       begin_page(pages_done + static_cast<std::uint32_t>(i), from + i);
     else
       release(&s.q_free);
   }
-  __device__ __forceinline__ int first_own() const {
-    return static_cast<int>((pages_done ^ static_cast<std::uint32_t>(wg)) & 1);
-  }
+  // Of pages from `first` on.
+  __device__ __forceinline__ int first_own(int first) const { return (first ^ wg) & 1; }
 
   __device__ __forceinline__ void run() {
     const int last_unit = part.last_unit();
@@ -241,7 +240,7 @@ struct MathWarpgroup {
       row_sum[0] = row_sum[1] = 0;
       started = false;
       const int n = last - first;
-      int i = first_own();
+      int i = first_own(first);
       while (i < n) {
         const std::uint32_t count = pages_done + static_cast<std::uint32_t>(i);
         own_page(unit, first + i, first_limit, i > 0, i + 2 >= n, count);

@@ -3,8 +3,8 @@
 // Even pages of a context are the first warpgroup's own, odd ones the second's: it takes their scores and
 // probabilities, and adds them together with the page before. Scores are rows of q by tokens. Values are the
 // left side of the second product: only from registers may they lie across the direction that is summed over.
-// Sums are therefore columns (two neighbours a thread) by rows of q. What the tensor core adds keeps few bits,
-// so two pages are added there and their sum to others in float32.
+// Sums are therefore columns (two neighbours a thread) by rows of q. What the tensor core adds keeps few
+// bits, so two pages are added there and their sum to others in float32.
 #pragma once
 #include <cuda_fp16.h>
 
@@ -173,8 +173,8 @@ struct Fp8MathWarpgroup {
     release(&s.p_ready[count % kFp8Pages]);
   }
 
-  // Probabilities of page `count`. Of 32 tokens, those that lane q of a quad needs of the values (load_values)
-  // stand in bytes 4 q to 4 q + 3 and 16 + 4 q to 16 + 4 q + 3.
+  // Probabilities of page `count`. Of 32 tokens, those that lane q of a quad needs of the values
+  // (load_values) stand in bytes 4 q to 4 q + 3 and 16 + 4 q to 16 + 4 q + 3.
   __device__ __forceinline__ void store_probabilities(const __half2 (&prob)[16], std::uint32_t count) const {
     unsigned char* const box = s.prob[count % kFp8Pages / 2];
 #pragma unroll

@@ -179,8 +179,8 @@ cudaError_t mla_query_rows(const MlaQueryRowsArgs& a, cudaStream_t stream) {
 
 cudaError_t mla_decode(const MlaDecodeArgs& a, cudaStream_t stream) {
   using namespace mla;
-  if (a.shape.heads < 1 || a.shape.heads > kMlaDecodeMaxHeads ||
-      a.shape.multiprocessors < 2 || a.shape.multiprocessors > kMlaDecodeMaxMultiprocessors)
+  if (a.shape.heads < 1 || a.shape.heads > kMlaDecodeMaxHeads || a.shape.multiprocessors < 2 ||
+      a.shape.multiprocessors > kMlaDecodeMaxMultiprocessors)
     return cudaErrorInvalidValue;
   if (a.shape.tokens == 0 || a.shape.seqs == 0) return cudaSuccess;
   Params p{};

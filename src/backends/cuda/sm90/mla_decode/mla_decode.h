@@ -18,8 +18,8 @@ inline constexpr int kMlaDecodeMaxMultiprocessors = 256;
 enum class MlaCache : std::uint8_t {
   bf16,  // a token is 512 latents and 64 rope values: 1,152 bytes
   // A token is 512 e4m3 codes and 64 BF16 rope values: 640 bytes. Latents are the codes times the cache's
-  // latent_scale. Codes are multiplied as they are: with rows of q rounded to e4m3, and with probabilities, 1/40
-  // off in the mean.
+  // latent_scale. Codes are multiplied as they are: with rows of q rounded to e4m3, and with probabilities,
+  // 1/40 off in the mean.
   fp8,
 };
 
@@ -53,8 +53,8 @@ struct MlaDecodePlanArgs {
 
 cudaError_t mla_decode_plan(const MlaDecodePlanArgs&, cudaStream_t);
 
-// Rows of q for an FP8 cache: the form of its tokens. A row is 512 e4m3 codes, which times the row's scale are
-// its latents, and 64 BF16 rope values over that scale and over the cache's.
+// Rows of q for an FP8 cache: the form of its tokens. A row is 512 e4m3 codes, which times the row's scale
+// are its latents, and 64 BF16 rope values over that scale and over the cache's.
 inline constexpr int kMlaQueryRow = 640;  // bytes
 
 // Makes them out of BF16. Strides are in elements, multiples of 8; pointers 16-byte aligned.

@@ -19,8 +19,8 @@ class MlaDecode : public testing::Test {
   }
 };
 
-// Runs the batch and compares every row with the reference; rows of padding must be untouched. q_scale: what the
-// batch was made with.
+// Runs the batch and compares every row with the reference; rows of padding must be untouched. q_scale: what
+// the batch was made with.
 void check(DeviceBatch& d, float q_scale = 0.3f) {
   const std::int64_t max_context = std::int64_t{d.b.max_pages} * 64;
   d.out.poison();
@@ -72,7 +72,8 @@ void check(DeviceBatch& d, float q_scale = 0.3f) {
   EXPECT_LT(worst_row, d.fp8 ? 7e-2 : 1e-2)
       << "row " << worst_at << " of " << d.rows << ", heads " << d.args.shape.heads;
   // A sum of 576 products in e4m3's tensor cores keeps 14 bits, of scores that are larger for larger q.
-  EXPECT_LT(worst_lse, d.fp8 ? 1e-2f * std::max(1.0f, q_scale / 0.3f) : 2e-3) << "heads " << d.args.shape.heads;
+  EXPECT_LT(worst_lse, d.fp8 ? 1e-2f * std::max(1.0f, q_scale / 0.3f) : 2e-3)
+      << "heads " << d.args.shape.heads;
   if (d.fp8)
     std::printf("fp8: off by %.4f, worst row %.4f, lse %.5f\n", std::sqrt(error / norm), worst_row,
                 worst_lse);

@@ -1,6 +1,6 @@
 // Divides a step's pages among the parts: successive units, laid on a line, a unit counting some pages more
-// than it has for its start and end. Units stay whole where that costs little; otherwise each is cut into equal
-// pieces, or, where that is worse, the line at equal distances. One CTA, once a step.
+// than it has for its start and end. Units stay whole where that costs little; otherwise each is cut into
+// equal pieces, or, where that is worse, the line at equal distances. One CTA, once a step.
 #include "backends/cuda/sm90/mla_decode/plan.h"
 
 namespace trireme::cuda {
@@ -146,7 +146,8 @@ struct Line {
         continue;
       }
       const int u = find_last(first_part, units, part), pieces = first_part[u + 1] - first_part[u];
-      begins[part] = {u, static_cast<int>(static_cast<long long>(pages(u)) * (part - first_part[u]) / pieces)};
+      begins[part] = {u,
+                      static_cast<int>(static_cast<long long>(pages(u)) * (part - first_part[u]) / pieces)};
     }
     return true;
   }
