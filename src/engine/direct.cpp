@@ -39,7 +39,7 @@ Status DirectRunner::pretend(i64 tokens) {
     const bool fp8 = l.dtype == DType::kF8E4M3, wide = l.dtype == DType::kF32;
     const i64 codes = fp8 ? l.latent_dim : 0;
     for (i64 i = 0; i < codes; ++i)
-      to[i] = static_cast<char>(float_to_f8e4m3(static_cast<float>(rng.normal()) * 100));
+      to[i] = static_cast<char>(float_to_f8e4m3(static_cast<float>(rng.normal()) * 16));
     for (i64 i = codes; i < token; i += wide ? 4 : 2) {
       const float value = static_cast<float>(rng.normal());
       const BF16 narrow(value);

@@ -181,6 +181,7 @@ Status check(const GqaAppendArgs& a) {
 
 Status check(const MlaAbsorbedArgs& a) {
   TRY(cache(a.cache, KvLayout::Kind::kMla));
+  if (a.made) return invalid("mla_absorbed: this backend makes no queries");
   const auto& l = a.cache.layout;
   if (a.q_latent.shape.rank != 3) return invalid("mla_absorbed: q_latent is {}", to_string(a.q_latent.shape));
   const i64 tokens = a.q_latent.shape[0], heads = a.q_latent.shape[1];

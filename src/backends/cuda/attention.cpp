@@ -22,7 +22,8 @@ Status check_cache(const KvCacheLayer& c, KvLayout::Kind kind, const char* what)
   if (fp8 && l.latent_dim % 8 != 0)
     return fail(ErrorCode::kUnsupported, "{}: an FP8 cache of {} latents; multiples of 8", what,
                 l.latent_dim);
-  if (fp8 && !(c.latent_scale > 0)) return invalid("{}: an FP8 cache with a scale of {}", what, c.latent_scale);
+  if (fp8 && !is_kv_scale(c.latent_scale))
+    return invalid("{}: an FP8 cache with a scale of {}, not a power of two", what, c.latent_scale);
   if (c.data == nullptr || c.blocks <= 0) return invalid("{}: the KV cache is empty", what);
   if (c.blocks > INT32_MAX / kKvBlockTokens)
     return fail(ErrorCode::kUnsupported, "{}: a KV cache of {} blocks", what, c.blocks);
@@ -85,14 +86,15 @@ Status plan_into(const SeqBatch& s, const MlaDecodeShape& shape, void* plan, cud
   return status_of(mla_decode_plan(p, stream), "mla_decode_plan");
 }
 
-Status absorbed_decode(const MlaAbsorbedArgs& a, CudaStream& stream) {
+// made: where mla_query left codes.
+Status absorbed_decode(const MlaAbsorbedArgs& a, const std::optional<MlaCodeRoom>& made, CudaStream& stream) {
   const i64 rows = a.q_latent.shape[0] * a.q_latent.shape[1];
   const MlaDecodeShape shape =
       decode_shape(a.seqs, a.q_latent.shape[0], a.q_latent.shape[1], stream.device());
   const bool fp8 = a.cache.layout.dtype == DType::kF8E4M3;
   const i64 plan_bytes = a.seqs.plan ? 0 : round_256(static_cast<i64>(mla_decode_plan_bytes(shape)));
   const i64 work_bytes = round_256(static_cast<i64>(mla_decode_workspace_bytes(shape)));
-  const i64 query_bytes = fp8 && !a.made ? rows * (kMlaQueryRow + 4) : 0;
+  const i64 query_bytes = fp8 && !made ? rows * (kMlaQueryRow + 4) : 0;
   ASSIGN(void* scratch, stream.scratch(Scratch::kAttention, plan_bytes + work_bytes + query_bytes));
   if (a.seqs.plan == nullptr) TRY(plan_into(a.seqs, shape, scratch, stream.handle()));
   MlaDecodeArgs d;
@@ -105,10 +107,10 @@ Status absorbed_decode(const MlaAbsorbedArgs& a, CudaStream& stream) {
   d.cache = a.cache.data;
   if (fp8) {
     const MlaCodeRoom q =
-        code_room(a.made ? a.q_latent.data : static_cast<char*>(scratch) + plan_bytes + work_bytes, rows);
-    if (!a.made)
-      CUDA_TRY(mla_query_rows({a.q_latent.data, a.q_latent.row_stride, a.q_rope.data, a.q_rope.row_stride, rows,
-                               a.cache.latent_scale, q.rows, q.scale},
+        made ? *made : code_room(static_cast<char*>(scratch) + plan_bytes + work_bytes, rows);
+    if (!made)
+      CUDA_TRY(mla_query_rows({a.q_latent.data, a.q_latent.row_stride, a.q_rope.data, a.q_rope.row_stride,
+                               rows, a.cache.latent_scale, q.rows, q.scale},
                               stream.handle()));
     d.q_rows = q.rows;
     d.q_scale = q.scale;
@@ -215,9 +217,9 @@ Status mla_absorbed(const MlaAbsorbedArgs& a, Stream& s) {
   if (tokens == 0) return {};
   CudaStream& stream = cuda_stream(s);
   const bool fits = aligned(a.q_latent) && aligned(a.q_rope) && aligned(a.out);
-  if (fits && planned(l, heads, a.seqs.seqs())) return absorbed_decode(a, stream);
-  if (a.made && mla_code_room(l, a.seqs.seqs(), a.q_latent, a.q_rope))
-    return invalid("mla_absorbed: out does not lie on 16 bytes");
+  const auto codes = a.made ? mla_code_room(l, a.seqs.seqs(), a.q_latent, a.q_rope) : std::nullopt;
+  if (fits && planned(l, heads, a.seqs.seqs())) return absorbed_decode(a, codes, stream);
+  if (codes) return invalid("mla_absorbed: out does not lie on 16 bytes");
   MlaAbsorbedGenericArgs g;
   g.q_latent = a.q_latent.data;
   g.q_latent_stride = a.q_latent.row_stride;

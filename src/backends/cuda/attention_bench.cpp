@@ -157,9 +157,9 @@ void prefill_bench(Rng& rng) {
   struct Case {
     int seqs, fresh, context;
   };
-  for (const Case c : {Case{1, 2048, 2048}, Case{1, 4096, 4096}, Case{1, 8192, 8192}, Case{8, 1024, 1024},
-                       Case{1, 1024, 16384}, Case{8, 128, 2048},
-                       Case{1, 32768, 32768}, Case{1, 512, 33280}}) {
+  for (const Case c :
+       {Case{1, 2048, 2048}, Case{1, 4096, 4096}, Case{1, 8192, 8192}, Case{8, 1024, 1024},
+        Case{1, 1024, 16384}, Case{8, 128, 2048}, Case{1, 32768, 32768}, Case{1, 512, 33280}}) {
     const Ragged b(rng,
                    std::vector<std::pair<int, int>>(static_cast<std::size_t>(c.seqs), {c.fresh, c.context}));
     const RaggedOnDevice d(b);

@@ -41,8 +41,8 @@ Status check_cache(const KvCacheLayer& c, KvLayout::Kind kind) {
   if (fp8 && (c.layout.latent_dim % 8 != 0 || c.layout.rope_dim % 2 != 0))
     return fail(ErrorCode::kUnsupported, "an FP8 KV cache of {} + {} values; multiples of 8 and of 2",
                 c.layout.latent_dim, c.layout.rope_dim);
-  if (fp8 && !(c.latent_scale > 0))
-    return invalid("an FP8 KV cache whose latents have a scale of {}", c.latent_scale);
+  if (fp8 && !is_kv_scale(c.latent_scale))
+    return invalid("an FP8 KV cache whose latents have a scale of {}, not a power of two", c.latent_scale);
   if (c.layout.latent_dim > smxx::kMaxLatent)
     return fail(ErrorCode::kUnsupported, "latents of {} values; at most {}", c.layout.latent_dim,
                 smxx::kMaxLatent);

@@ -2,15 +2,16 @@
 
 #include <algorithm>
 
+#include "backends/cuda/attention.h"
 #include "backends/cuda/heuristics/dense_choice.h"
 #include "backends/cuda/heuristics/head_choice.h"
 #include "backends/cuda/heuristics/router_tile.h"
 #include "backends/cuda/sm90/gemm/gemm.h"
-#include "backends/cuda/attention.h"
 #include "backends/cuda/sm90/head_gemm/head_gemm.h"
 #include "backends/cuda/sm90/mla_decode/mla_decode.h"
 #include "backends/cuda/sm90/router_gemm/router_gemm.h"
 #include "backends/cuda/smxx/matrix.h"
+#include "backends/cuda/views_check.h"
 
 namespace trireme::cuda {
 namespace {
@@ -285,25 +286,39 @@ Status LinearOps::head_linear(const HeadLinearArgs& a, CudaStream& stream) {
 }
 
 Status LinearOps::mla_query(const MlaQueryArgs& a, CudaStream& stream) {
-  if (a.q.shape.rank != 3 || a.out.shape.rank != 3 || a.nope <= 0 || a.nope >= a.q.shape[2])
+  if (a.q.shape.rank != 3 || a.nope <= 0 || a.nope >= a.q.shape[2])
     return invalid("mla_query: q is {}, {} values of it without position", to_string(a.q.shape), a.nope);
-  const auto part = [&](i64 begin, i64 n) {
-    return ConstView(static_cast<const BF16*>(a.q.data) + begin, a.q.dtype, {a.q.shape[0], a.q.shape[1], n},
-                     a.q.row_stride);
-  };
-  const HeadLinearArgs plain{.x = part(0, a.nope), .w = a.w_uk, .out = a.out};
-  const ConstView rope = part(a.nope, a.q.shape[2] - a.nope);
-  const auto room = mla_code_room(a.cache.layout, a.seqs.seqs(), a.out, rope);
-  if (!room) return head_linear(plain, stream);
   if (a.w_uk == nullptr || !a.w_uk->packed) return invalid("mla_query: the weight is not prepared");
   const PackedWeight& w = packed(a.w_uk->packed);
-  const i64 tokens = a.q.shape[0];
-  TRY(is_activation(plain.x, w.k, "mla_query q"));
-  if (a.q.shape[1] != w.count || a.out.shape[2] != w.n || rope.shape[2] != 64 || w.bound.data() == nullptr)
-    return fail(ErrorCode::kUnsupported, "mla_query: {} heads of {} and {} values into {}", a.q.shape[1],
-                a.nope, rope.shape[2], a.out.shape[2]);
+  const i64 tokens = a.q.shape[0], heads = a.q.shape[1], rows = tokens * heads;
+  TRY(check_act(a.q, "mla_query q"));
+  TRY(check_heads(a.out, tokens, heads, w.n, "mla_query out"));
+  if (heads != w.count || a.out.row_stride != w.n)
+    return invalid("mla_query: {} heads for a weight of {}, into rows {} apart", heads, w.count,
+                   a.out.row_stride);
+  if (tokens == 0) return {};
+  const auto part = [&](i64 begin, i64 n) {
+    return ConstView(static_cast<const BF16*>(a.q.data) + begin, a.q.dtype, {tokens, heads, n},
+                     a.q.row_stride);
+  };
+  const ConstView rope = part(a.nope, a.q.shape[2] - a.nope);
+  HeadLinearArgs product{.x = part(0, a.nope), .w = a.w_uk, .out = a.out};
+  const auto room = mla_code_room(a.cache.layout, a.seqs.seqs(), a.out, rope);
+  if (!room) return head_linear(product, stream);
+  if (rope.shape[2] != a.cache.layout.rope_dim)
+    return invalid("mla_query: {} rope values, the cache has {}", rope.shape[2], a.cache.layout.rope_dim);
+  if (w.bound.data() == nullptr || !aligned(a.q.data, a.q.row_stride, 2)) {
+    // A product that does not know its largest value beforehand.
+    ASSIGN(void* scratch, stream.scratch(Scratch::kAttention, rows * w.n * 2));
+    product.out = View(scratch, DType::kBF16, {tokens, heads, w.n});
+    TRY(head_linear(product, stream));
+    CUDA_TRY(mla_query_rows(
+        {scratch, w.n, rope.data, rope.row_stride, rows, a.cache.latent_scale, room->rows, room->scale},
+        stream.handle()));
+    return {};
+  }
   HeadGemmArgs g;
-  g.x = a.q.data, g.x_head_stride = a.q.row_stride, g.x_token_stride = w.count * a.q.row_stride;
+  g.x = a.q.data, g.x_head_stride = a.q.row_stride, g.x_token_stride = heads * a.q.row_stride;
   g.w = w.data.data();
   g.codes = {.rows = room->rows,
              .row_bytes = kMlaQueryRow,
@@ -312,7 +327,7 @@ Status LinearOps::mla_query(const MlaQueryArgs& a, CudaStream& stream) {
              .rope = rope.data,
              .latent_scale = a.cache.latent_scale};
   g.shape = {.tokens = tokens,
-             .heads = static_cast<int>(w.count),
+             .heads = static_cast<int>(heads),
              .n = static_cast<int>(w.n),
              .k = static_cast<int>(w.k)};
   CUDA_TRY(head_gemm(g, stream.handle()));

@@ -90,6 +90,13 @@ __device__ __forceinline__ float norm_scale(float sum_of_squares, int n, float e
   return rsqrtf(__fdividef(sum_of_squares, static_cast<float>(n)) + eps);
 }
 
+// The least power of two that brings magnitudes up to `most` into e4m3's range; 1 where they are as good as
+// nothing. BF16 values that are divided by it lose no bit.
+__device__ __forceinline__ float e4m3_power(float most) {
+  if (!(most > 0x1p-100f)) return 1;
+  return __uint_as_float((__float_as_uint(most * (1.0f / 448)) + 0x7FFFFF) & 0xFF800000u);
+}
+
 // A block of 128 BF16 values lies in 16 neighbouring lanes, 8 each; all lanes of the warp take part. Gives
 // this lane's codes and the block's scale, max |x| / 448. Blocks of (nearly) nothing get a scale far from the
 // limits of float32, so that neither it nor its reciprocal is lost.

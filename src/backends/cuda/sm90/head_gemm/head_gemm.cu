@@ -20,8 +20,9 @@ bool valid(const HeadGemmArgs& a) {
   const HeadCodes& c = a.codes;
   if (c.rows != nullptr)
     return s.k == 128 && !s.fp8 && c.row_bytes >= s.n + 128 && c.row_bytes % 16 == 0 && c.scale != nullptr &&
-           c.bound != nullptr && c.latent_scale > 0 && aligned16(a.x) && aligned16(a.w) &&
-           aligned16(c.rows) && aligned16(c.rope) && stride8(a.x_head_stride) && stride8(a.x_token_stride);
+           c.rope != nullptr && c.bound != nullptr && c.latent_scale > 0 && aligned16(a.x) &&
+           aligned16(a.w) && aligned16(c.rows) && aligned16(c.rope) && stride8(a.x_head_stride) &&
+           stride8(a.x_token_stride);
   if (!aligned16(a.x) || !aligned16(a.w) || !aligned16(a.out)) return false;
   if (s.fp8 && (a.w_scale == nullptr || a.w_scale_stride < s.k / 128)) return false;
   return stride8(a.x_head_stride) && stride8(a.x_token_stride) && stride8(a.out_head_stride) &&

@@ -29,14 +29,14 @@ struct HeadGemmArgs {
   std::int64_t x_head_stride = 0;  // elements from head to head; multiples of 8, as all strides
   std::int64_t x_token_stride = 0;
   // BF16: [heads][k][n] where k is 128, [heads][n][k] where it is 512. FP8: [heads][n][k] e4m3, both.
-  const void* w = nullptr;         // 16-byte aligned
+  const void* w = nullptr;  // 16-byte aligned
+  // FP8 weights multiply e4m3 activations, which the kernel makes of x: a scale for each token, head and 128
+  // values, max |x| / 448.
   const float* w_scale = nullptr;  // FP8: [heads][n / 128][w_scale_stride], of blocks of 128 x 128
   int w_scale_stride = 0;          // FP8: >= k / 128
   void* out = nullptr;             // [tokens, heads, n] BF16; 16-byte aligned
   std::int64_t out_head_stride = 0;
   std::int64_t out_token_stride = 0;
-  // FP8 weights multiply e4m3 activations, which the kernel makes of x: a scale for each token, head and 128
-  // values, max |x| / 448.
   HeadCodes codes;
   HeadProblem shape;
   HeadTile tile;  // rows 0: choose_head_tile

@@ -142,10 +142,7 @@ class Math {
     row_lengths(a, length);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float most = length[r] * __ldg(c.bound + head) * (1 / 448.0f);
-      const bool some = most > 0x1p-100f;
-      const float scale = some ? __uint_as_float((__float_as_uint(most) + 0x7FFFFF) & 0xFF800000u) : 1.0f;
-      inverse_[r] = 1 / scale;
+      inverse_[r] = 1 / smxx::e4m3_power(length[r] * __ldg(c.bound + head));
     }
     if (blockIdx.x != 0 || first_piece_ != 0) return;
 #pragma unroll

@@ -10,11 +10,6 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
-// The least power of two that is not below x > 0.
-__device__ __forceinline__ float power_above(float x) {
-  return __uint_as_float((__float_as_uint(x) + 0x7FFFFF) & 0xFF800000u);
-}
-
 __device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
   std::uint32_t r;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));

@@ -1,6 +1,5 @@
 // The loading warps for an FP8 cache: one copies pages as they are, one rows of q.
 #pragma once
-#include "backends/cuda/sm90/mla_decode/fragment.cuh"
 #include "backends/cuda/sm90/mla_decode/load.cuh"
 
 namespace trireme::cuda::mla {

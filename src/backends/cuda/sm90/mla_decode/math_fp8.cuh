@@ -366,7 +366,6 @@ struct Fp8MathWarpgroup {
     const float value = p.latent_scale * 0x1p-8f;
     const int first_line = (lane & 3) * 2, column = 2 * wg * kQuarter + warp * 16 + lane / 4 * 2;
     const std::int64_t first = (partial ? slot : unit.row + tile_row) + first_line;
-    const int rows = unit.rows - tile_row - first_line;  // from this thread's first on
     float* const partial_out = p.partials.out + first * kLatent + column;
     std::uint16_t* const out = p.out + first * p.out_stride + column;
     const int stride = static_cast<int>(p.out_stride);
@@ -375,7 +374,7 @@ struct Fp8MathWarpgroup {
       const int line = i / 2 * 8 + i % 2;
       const float sum = sums[0][first_line + line] + sums[1][first_line + line];
       const float inverse = sum > 0 ? __fdividef(value, sum) : sum;  // NaN stays
-      if (line >= rows) continue;
+      if (first_line + line >= rows) continue;
 #pragma unroll
       for (int b = 0; b < 4; ++b) {
         const float x = o[b][i / 2 * 4 + i % 2] * inverse, y = o[b][i / 2 * 4 + 2 + i % 2] * inverse;

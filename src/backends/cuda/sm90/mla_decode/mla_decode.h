@@ -25,7 +25,9 @@ enum class MlaCache : std::uint8_t {
 
 enum class MlaSplit : std::uint8_t {
   balanced,  // contexts are cut where the multiprocessors' shares end
-  never,     // a row's result depends on nothing but its own query and context
+  // A row's result depends on nothing but its sequence's own queries and context; over a BF16 cache, on its
+  // own query and context.
+  never,
 };
 
 // What the host knows of a step; a plan and the calls that use it must agree on all of it.

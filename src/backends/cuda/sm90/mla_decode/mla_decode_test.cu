@@ -130,28 +130,31 @@ TEST_F(MlaDecode, PaddingAlone) {
 
 TEST_F(MlaDecode, SeveralTokensAreCausal) {
   const std::uint32_t seed = fresh_seed();
-  for (const int heads : kHeads) {
-    DeviceBatch d(Batch({{2, 2},
-                         {64, 2},
-                         {65, 5},
-                         {5, 5},
-                         {1500, 2},
-                         {67, 64},
-                         {64, 64},
-                         {777, 130},
-                         {130, 130},
-                         {4000, 1}},
-                        heads, seed),
-                  false, 0.3f, seed);
-    check(d);
-  }
+  for (const bool fp8 : {false, true})
+    for (const int heads : kHeads) {
+      DeviceBatch d(Batch({{2, 2},
+                           {64, 2},
+                           {65, 5},
+                           {5, 5},
+                           {1500, 2},
+                           {67, 64},
+                           {64, 64},
+                           {777, 130},
+                           {130, 130},
+                           {4000, 1}},
+                          heads, seed),
+                    fp8, 0.3f, seed);
+      check(d);
+    }
 }
 
 TEST_F(MlaDecode, OneLongContextIsCutAmongAllParts) {
   const std::uint32_t seed = fresh_seed();
-  for (const int heads : {1, 16, 128}) {
-    DeviceBatch d(Batch({{30011, 1}}, heads, seed), false, 0.3f, seed);
-    check(d);
+  for (const bool fp8 : {false, true}) {
+    for (const int heads : {1, 16, 128}) {
+      DeviceBatch d(Batch({{30011, 1}}, heads, seed), fp8, 0.3f, seed);
+      check(d);
+    }
   }
 }
 

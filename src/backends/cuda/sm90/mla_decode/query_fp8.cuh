@@ -1,19 +1,12 @@
 // Rows of q as the kernel for an FP8 cache multiplies them, out of BF16.
 #pragma once
 #include "backends/cuda/prim/launch.h"
-#include "backends/cuda/sm90/mla_decode/fragment.cuh"
 #include "backends/cuda/sm90/mla_decode/mla_decode.h"
 #include "backends/cuda/smxx/vec8.cuh"
 
 namespace trireme::cuda::mla {
 
 inline constexpr int kQueryWarps = 8;
-
-// The least power of two that brings magnitudes up to `most` into e4m3's range: it costs rope values, which
-// are divided by it and stay BF16, nothing.
-__device__ __forceinline__ float power_scale(float most) {
-  return most > 0x1p-100f ? power_above(most * (1.0f / 448)) : 1;
-}
 
 // A warp a row: lane l has latents 16 l to 16 l + 15, and of lanes 0 to 7 each 8 rope values.
 __global__ __launch_bounds__(kQueryWarps * 32) void query_kernel(MlaQueryRowsArgs a) {
@@ -32,7 +25,7 @@ __global__ __launch_bounds__(kQueryWarps * 32) void query_kernel(MlaQueryRowsArg
   for (int i = 0; i < 8; ++i) pair = smxx::max_pair(pair, words[i] & 0x7FFF7FFFu);
 #pragma unroll
   for (int d = 16; d > 0; d /= 2) pair = smxx::max_pair(pair, __shfl_xor_sync(~0u, pair, d));
-  const float scale = power_scale(fmaxf(smxx::low(pair), smxx::high(pair))), inverse = 1 / scale;
+  const float scale = smxx::e4m3_power(fmaxf(smxx::low(pair), smxx::high(pair))), inverse = 1 / scale;
   std::uint32_t codes[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
