@@ -151,7 +151,7 @@ TEST_F(AttentionOnGpu, GenericAbsorbedMlaAndGatherAgreeWithTheFormulaInBf16AndFp
                                  .k_start = d.k_start.get(),
                                  .cache = cache.get(),
                                  .fp8 = s.fp8,
-                                    .latent_scale = LatentCache::kScale,
+                                 .latent_scale = LatentCache::kScale,
                                  .latent_out = latents.get(),
                                  .latent_stride = s.latent,
                                  .rope_out = ropes.get(),

@@ -27,10 +27,10 @@ struct RopeArgs {
 cudaError_t rope(const RopeArgs&, cudaStream_t);
 
 struct MlaCache {
-  char* data = nullptr;     // [slots, token_bytes]
-  int64_t token_bytes = 0;  // latent + rope BF16 values, or FP8: codes, BF16 rope
-  bool fp8 = false;         // latent % 8 == 0
-  float codes_per_value = 1;  // of FP8: what latents are multiplied by
+  char* data = nullptr;            // [slots, token_bytes]
+  int64_t token_bytes = 0;         // latent + rope BF16 values, or FP8: codes, BF16 rope
+  bool fp8 = false;                // latent % 8 == 0
+  float codes_per_value = 1;       // of FP8: what latents are multiplied by
   const int32_t* slots = nullptr;  // [tokens]
 };
 
