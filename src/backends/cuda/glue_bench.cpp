@@ -216,7 +216,11 @@ void appends(Bench& b, int64_t tokens, bool fp8) {
                              .rope_dim = 64,
                              .tokens = tokens,
                              .table = {table, 64, 4096, slots, 64, true},
-                             .cache = {p + q + kv, token, fp8, slots}},
+                             .cache = {.data = p + q + kv,
+                                       .token_bytes = token,
+                                       .fp8 = fp8,
+                                       .codes_per_value = 16,
+                                       .slots = slots}},
                             b.stream());
         });
 }
