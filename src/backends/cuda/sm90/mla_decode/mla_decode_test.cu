@@ -185,6 +185,17 @@ TEST_F(MlaDecode, Fp8Cache) {
   }
 }
 
+// Small enough for compute-sanitizer's racecheck.
+TEST_F(MlaDecode, AFewPagesOfEitherCache) {
+  const std::uint32_t seed = fresh_seed();
+  for (const bool fp8 : {false, true}) {
+    for (const int heads : {16, 128}) {
+      DeviceBatch d(Batch({{330, 1}, {65, 2}, {1, 1}}, heads, seed), fp8, 0.3f, seed);
+      check(d);
+    }
+  }
+}
+
 TEST_F(MlaDecode, TreeMask) {
   const std::uint32_t seed = fresh_seed();
   std::mt19937_64 rng(seed);
