@@ -124,10 +124,7 @@ class Math {
         const float of_w = pick((first + piece * C::kPieceN) / 128);
         scale_rows(acc, scale[0] * of_w, scale[1] * of_w);
       }
-      if constexpr (C::kCodes)
-        store_codes(acc, piece * C::kPieceN);
-      else
-        store(acc, piece * C::kPieceN);
+      store(acc, piece * C::kPieceN);
     }
   }
 
@@ -164,43 +161,27 @@ class Math {
     }
   }
 
-  // As store(), in e4m3. Of two neighbouring blocks of 8 columns, a pair of lanes takes one each, 4 columns
-  // wide.
-  __device__ __forceinline__ void store_codes(const Acc& acc, int col) {
-    if (row_ >= p_.tokens) return;
-    const int first = static_cast<int>(blockIdx.x) * p_.columns + col;
+  // In e4m3. Of two neighbouring blocks of 8 columns, a pair of lanes takes one each, 4 columns wide.
+  __device__ __forceinline__ void put_codes(unsigned char* buffer, const float* acc) const {
     const bool odd = lane_ % 2 != 0;
 #pragma unroll
-    for (int half = 0; half < C::kPieceN / 64; ++half) {
-      unsigned char* buffer = smem_.out + (2 * warp_ + buffer_) * C::kOutBytes;
-      buffer_ ^= 1;
-      if (lane_ == 0) tma_store_wait_read<1>();
-      __syncwarp();
+    for (int j = 0; j < 4; ++j) {
+      std::uint32_t block[2];  // the lower half of each: row lane / 4; the upper: 8 below
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        std::uint32_t block[2];  // the lower half of each: row lane / 4; the upper: 8 below
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float* d = acc + 32 * half + 8 * j + 4 * i;
-          block[i] = smxx::e4m3_pair(d[0] * inverse_[0], d[1] * inverse_[0]) |
-                     smxx::e4m3_pair(d[2] * inverse_[1], d[3] * inverse_[1]) << 16;
-        }
-        const std::uint32_t keep = odd ? block[1] : block[0];
-        const std::uint32_t other = __shfl_xor_sync(~0u, odd ? block[0] : block[1], 1);
-        const std::uint32_t left = odd ? other : keep, right = odd ? keep : other;
-        const int at = (odd ? 8 : 0) + lane_ % 4 / 2 * 4;
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          const int row = lane_ / 4 + 8 * r;
-          *reinterpret_cast<std::uint32_t*>(buffer + row * 64 + ((j ^ (row / 2 % 4)) << 4) + at) =
-              __byte_perm(left, right, r == 0 ? 0x5410 : 0x7632);
-        }
+      for (int i = 0; i < 2; ++i) {
+        const float* d = acc + 8 * j + 4 * i;
+        block[i] = smxx::e4m3_pair(d[0] * inverse_[0], d[1] * inverse_[0]) |
+                   smxx::e4m3_pair(d[2] * inverse_[1], d[3] * inverse_[1]) << 16;
       }
-      fence_proxy_async();
-      __syncwarp();
-      if (lane_ == 0) {
-        tma_store_3d(map_out_, buffer, first + 64 * half, static_cast<int>(blockIdx.z), row_);
-        tma_store_commit();
+      const std::uint32_t keep = odd ? block[1] : block[0];
+      const std::uint32_t other = __shfl_xor_sync(~0u, odd ? block[0] : block[1], 1);
+      const std::uint32_t left = odd ? other : keep, right = odd ? keep : other;
+      const int at = (odd ? 8 : 0) + lane_ % 4 / 2 * 4;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int row = lane_ / 4 + 8 * r;
+        *reinterpret_cast<std::uint32_t*>(buffer + row * 64 + ((j ^ (row / 2 % 4)) << 4) + at) =
+            __byte_perm(left, right, r == 0 ? 0x5410 : 0x7632);
       }
     }
   }
@@ -287,6 +268,16 @@ class Math {
     for (int i = 0; i < C::kPieceN / 2; ++i) acc[i] *= i % 4 < 2 ? upper : lower;
   }
 
+  __device__ __forceinline__ void put_bf16(unsigned char* buffer, const float* acc) const {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float* d = acc + 8 * j;
+      const std::uint32_t v[4] = {pack_bf16(d[0], d[1]), pack_bf16(d[2], d[3]), pack_bf16(d[4], d[5]),
+                                  pack_bf16(d[6], d[7])};
+      store_matrix4(smem_address(buffer) + swizzled(lane_ & 15, 2 * j + (lane_ >> 4)), v);
+    }
+  }
+
   // Columns from `col` of this CTA's; 64 at a time through this warp's two buffers.
   __device__ __forceinline__ void store(const Acc& acc, int col) {
     if (row_ >= p_.tokens) return;
@@ -297,13 +288,10 @@ class Math {
       buffer_ ^= 1;
       if (lane_ == 0) tma_store_wait_read<1>();
       __syncwarp();
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const float* d = acc + 32 * half + 8 * j;
-        const std::uint32_t v[4] = {pack_bf16(d[0], d[1]), pack_bf16(d[2], d[3]), pack_bf16(d[4], d[5]),
-                                    pack_bf16(d[6], d[7])};
-        store_matrix4(smem_address(buffer) + swizzled(lane_ & 15, 2 * j + (lane_ >> 4)), v);
-      }
+      if constexpr (C::kCodes)
+        put_codes(buffer, acc + 32 * half);
+      else
+        put_bf16(buffer, acc + 32 * half);
       fence_proxy_async();
       __syncwarp();
       if (lane_ == 0) {
