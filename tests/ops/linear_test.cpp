@@ -134,29 +134,13 @@ TEST_P(Linear, TransposedGroupsAreStoredTheOtherWayAround) {
   SKIP_WITHOUT(tested, prepare_group);
   constexpr i64 kHeads = 4, kN = 512, kK = 128, kTokens = 6;
   for (const DType type : group_types()) {
-    std::vector<Stored> turned, straight;
+    std::vector<Stored> each, straight;
     for (i64 h = 0; h < kHeads; ++h) {
-      turned.push_back(stored(type, kK, kN));
-      Stored s{Host(type, {kN, kK}), {}};
-      for (i64 i = 0; i < kN * kK; ++i) s.weight.set(i, turned.back().weight.get(i % kK * kN + i / kK));
-      if (type == DType::kF8E4M3) {
-        s.scale = Host(DType::kF32, {kN / 128, 1});
-        for (i64 i = 0; i < kN / 128; ++i) s.scale.set(i, turned.back().scale.get(i));
-      }
-      straight.push_back(std::move(s));
+      each.push_back(stored(type, kK, kN));
+      straight.push_back(turned(each.back()));
     }
-    GroupWeight w;
-    w.n = kN;
-    w.k = kK;
-    w.per_head = true;
-    w.transposed = true;
-    for (const Stored& s : turned) {
-      w.each.push_back(unprepared(s));
-      std::swap(w.each.back().n, w.each.back().k);
-    }
-    RUN(tested, tested.ops().prepare_group(tested.device(), w));
-    RUN(tested, tested.backend().finish_loading());
-    const GroupWeight w_oracle = prepared_group(oracle, straight, true);
+    const GroupWeight w = prepared_transposed(tested, each),
+                      w_oracle = prepared_group(oracle, straight, true);
     const Host x = act({kTokens, kHeads, kK});
     EXPECT_LT(off([&](Rig& r) {
                 const View out = r.poison_act({kTokens, kHeads, kN});

@@ -9,29 +9,16 @@ class MlaQuery : public WithWeights {
  protected:
   // [heads] of [latent, nope], stored the other way around for the backend under test.
   void weigh(i64 heads, i64 latent, i64 nope) {
-    std::vector<Stored> straight;
-    turned_.clear();
+    each_.clear();
+    straight_.clear();
     for (i64 h = 0; h < heads; ++h) {
-      turned_.push_back(stored(DType::kBF16, nope, latent));
-      Stored s{Host(DType::kBF16, {latent, nope}), {}};
-      for (i64 i = 0; i < latent * nope; ++i)
-        s.weight.set(i, turned_.back().weight.get(i % nope * latent + i / nope));
-      straight.push_back(std::move(s));
+      each_.push_back(stored(DType::kBF16, nope, latent));
+      straight_.push_back(turned(each_.back()));
     }
-    w_oracle = prepared_group(oracle, straight, true);
-    w = GroupWeight{};
-    w.n = latent;
-    w.k = nope;
-    w.per_head = true;
-    w.transposed = true;
-    for (const Stored& s : turned_) {
-      w.each.push_back(unprepared(s));
-      std::swap(w.each.back().n, w.each.back().k);
-    }
-    RUN(tested, tested.ops().prepare_group(tested.device(), w));
-    RUN(tested, tested.backend().finish_loading());
+    w = prepared_transposed(tested, each_);
+    w_oracle = prepared_group(oracle, straight_, true);
   }
-  std::vector<Stored> turned_;
+  std::vector<Stored> each_, straight_;  // what the weights were prepared from
   GroupWeight w, w_oracle;
 };
 INSTANTIATE_TEST_SUITE_P(Ops, MlaQuery, testing::ValuesIn(backends()), backend_name);

@@ -40,11 +40,37 @@ class WithWeights : public OnEveryBackend {
     prepare(r, w);
     return w;
   }
+  // The same matrix the other way around: [n, k] of [k, n]. In FP8 k is one block.
+  static Stored turned(const Stored& s) {
+    const i64 k = s.weight.shape[0], n = s.weight.shape[1];
+    Stored out{Host(s.weight.dtype, {n, k}), {}};
+    for (i64 i = 0; i < n * k; ++i) out.weight.set(i, s.weight.get(i % k * n + i / k));
+    if (s.scale.size() == 0) return out;
+    CHECK(k <= 128);
+    out.scale = Host(DType::kF32, {s.scale.size(), 1});
+    for (i64 i = 0; i < s.scale.size(); ++i) out.scale.set(i, s.scale.get(i));
+    return out;
+  }
   // Types of groups: a backend that prepares them itself may want experts and heads in 16 bits or fewer.
   std::vector<DType> group_types() {
     std::vector<DType> types = {DType::kBF16, DType::kF8E4M3};
     if (tested.ops().prepare_group == nullptr) types.push_back(DType::kF32);
     return types;
+  }
+  // Heads of [n, k], each given as [k, n].
+  static GroupWeight prepared_transposed(Rig& r, const std::vector<Stored>& each) {
+    GroupWeight g;
+    g.n = each[0].weight.shape[1];
+    g.k = each[0].weight.shape[0];
+    g.per_head = true;
+    g.transposed = true;
+    for (const Stored& s : each) {
+      g.each.push_back(unprepared(s));
+      std::swap(g.each.back().n, g.each.back().k);
+    }
+    RUN(r, r.ops().prepare_group(r.device(), g));
+    RUN(r, r.backend().finish_loading());
+    return g;
   }
   static GroupWeight prepared_group(Rig& r, const std::vector<Stored>& each, bool per_head) {
     GroupWeight g;
