@@ -45,6 +45,9 @@ class ShapeBackend final : public Backend {
   i64 attention_plan_bytes(const PlanAttentionArgs& a) const override {
     return real_.attention_plan_bytes(a);
   }
+  i64 mla_expanded_room_bytes(const MlaExpandedArgs& a) const override {
+    return real_.mla_expanded_room_bytes(a);
+  }
 
  private:
   static DType stored_type(const LinearWeight& w) {

@@ -53,17 +53,21 @@ Status expanded(const Context& c, const Mla& w, const Batch::Expanded& batch, co
       c.stream));
   Activation latents{.x = latent, .q = {}};
   ASSIGN(View kv, linear(c, latents, w.kv_b));
+  MlaExpandedArgs a{.q = q.reshaped({tokens, w.heads, w.nope + w.rope}),
+                    .kv = kv.reshaped({batch.context, w.heads, w.nope + w.v}),
+                    .k_rope = k_rope,
+                    .nope = w.nope,
+                    .v = w.v,
+                    .seqs = batch.seqs,
+                    .k_start = batch.k_start,
+                    .scale = w.scale,
+                    .out = out.reshaped({tokens, w.heads, w.v}),
+                    .fp8 = {.k_scale = w.k_scale, .v_scale = w.v_scale}};
+  if (const i64 bytes = w.k_scale > 0 ? c.backend.mla_expanded_room_bytes(a) : 0; bytes > 0) {
+    ASSIGN(a.fp8.room, c.arena.take(DType::kU8, {bytes}));
+  }
   c.mark("attention (MLA, expanded)");
-  return c.ops.mla_expanded({.q = q.reshaped({tokens, w.heads, w.nope + w.rope}),
-                             .kv = kv.reshaped({batch.context, w.heads, w.nope + w.v}),
-                             .k_rope = k_rope,
-                             .nope = w.nope,
-                             .v = w.v,
-                             .seqs = batch.seqs,
-                             .k_start = batch.k_start,
-                             .scale = w.scale,
-                             .out = out.reshaped({tokens, w.heads, w.v})},
-                            c.stream);
+  return c.ops.mla_expanded(a, c.stream);
 }
 
 // Rotates, norms and caches: what the attention itself needs done before. kv_a [tokens, latent + rope].

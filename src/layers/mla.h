@@ -27,6 +27,8 @@ struct Mla {
   LinearWeight o;           // [hidden, heads v]
   ConstView cos_sin;        // [positions, rope] float32
   bool absorb_all = false;  // every token in the absorbed form
+  float k_scale = 0;        // of FP8 products in the expanded form (MlaExpandedArgs); 0: none are permitted
+  float v_scale = 0;
   Want wants() const { return {.x = !a.fp8_input, .q = a.fp8_input}; }
 };
 

@@ -12,6 +12,7 @@ struct Calls {
   int head_linear = 0;
   std::vector<MlaQueryArgs> query;
   std::vector<MlaAbsorbedArgs> absorbed;
+  std::vector<MlaExpandedArgs> expanded;
   std::vector<MlaRopeAppendArgs> append;
 };
 Calls* calls = nullptr;  // ops are plain functions
@@ -45,14 +46,21 @@ struct Recorder final : Backend {
   DType kv_dtype() const override { return DType::kBF16; }
   bool batch_invariant() const override { return false; }
   i64 prepared_bytes(i64, i64, DType) const override { return 0; }
+  i64 mla_expanded_room_bytes(const MlaExpandedArgs& a) const override { return room_a_row * a.kv.shape[0]; }
+  i64 room_a_row = 100;
   HostDevice device_;
   Ops ops_ = {.linear = nothing<LinearArgs>,
               .head_linear = [](const HeadLinearArgs&, Stream&) -> Status {
                 ++calls->head_linear;
                 return {};
               },
+              .mla_gather = nothing<MlaGatherArgs>,
               .mla_absorbed = [](const MlaAbsorbedArgs& a, Stream&) -> Status {
                 calls->absorbed.push_back(a);
+                return {};
+              },
+              .mla_expanded = [](const MlaExpandedArgs& a, Stream&) -> Status {
+                calls->expanded.push_back(a);
                 return {};
               },
               .add_rms_norm = nothing<AddRmsNormArgs>,
@@ -68,7 +76,7 @@ struct Recorder final : Backend {
 
 class MlaLayer : public testing::Test {
  protected:
-  static constexpr i64 kTokens = 3, kHidden = 64;
+  static constexpr i64 kTokens = 3, kHidden = 64, kContext = 27;
   MlaLayer() {
     calls = &calls_;
     w.heads = 4;
@@ -76,16 +84,20 @@ class MlaLayer : public testing::Test {
     w.latent_scale = 0x1p-6f;
     w.a.n = w.latent + w.rope;
     w.q_b.n = w.heads * (w.nope + w.rope);
+    w.kv_b.n = w.heads * (w.nope + w.v);
   }
   ~MlaLayer() override { calls = nullptr; }
   void run() {
     Arena arena(backend.device_);
     const Context c{.backend = backend, .stream = stream, .arena = arena};
     std::vector<u16> x(kTokens * kHidden), out(kTokens * kHidden);
-    const std::vector<i32> ids(kTokens), start = {0, 1, 2, 3}, context(kTokens, 9), table(kTokens);
+    const std::vector<i32> ids(kTokens), start = {0, 1, 2, 3}, context(kTokens, 9), table(kTokens),
+                                         k_start = {0, 9, 18, 27};
     Batch b;
     b.tokens = b.positions = b.slots = ids;
     b.all = {.q_start = start, .context_len = context, .block_table = table, .max_blocks = 1};
+    if (!w.absorb_all)
+      b.expanded = {{.seqs = b.all, .k_start = k_start, .rows = kTokens, .context = kContext}};
     Activation in{.x = View(x.data(), DType::kBF16, {kTokens, kHidden}), .q = {}};
     const KvCacheLayer cache{.layout = {.dtype = DType::kF8E4M3, .latent_dim = 512, .rope_dim = 64},
                              .data = x.data(),
@@ -128,6 +140,26 @@ TEST_F(MlaLayer, WithoutMlaQueryTheProductIsPlain) {
   ASSERT_EQ(calls_.absorbed.size(), 1u);
   EXPECT_FALSE(calls_.absorbed[0].made);
   EXPECT_EQ(calls_.head_linear, 2);
+}
+
+TEST_F(MlaLayer, ExpandedAttentionMayMultiplyInFp8WhereTheLayerHasScales) {
+  w.absorb_all = false;
+  run();
+  w.k_scale = 0x1p-3f;
+  w.v_scale = 0x1p-5f;
+  run();
+  backend.room_a_row = 0;  // a backend that makes no use of it
+  run();
+  ASSERT_EQ(calls_.expanded.size(), 3u);
+  EXPECT_EQ(calls_.expanded[0].fp8.k_scale, 0);
+  EXPECT_FALSE(calls_.expanded[0].fp8.room);
+  const MlaExpandedArgs& a = calls_.expanded[1];
+  EXPECT_EQ(a.fp8.k_scale, w.k_scale);
+  EXPECT_EQ(a.fp8.v_scale, w.v_scale);
+  ASSERT_TRUE(a.fp8.room);
+  EXPECT_EQ(a.fp8.room.bytes(), 100 * kContext);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(a.fp8.room.data) % 128, 0u);
+  EXPECT_FALSE(calls_.expanded[2].fp8.room);
 }
 
 }  // namespace

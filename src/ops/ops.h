@@ -250,6 +250,13 @@ struct MlaGatherArgs {
 // Expanded MLA: ordinary multi-head attention with keys (nope | shared rope) and values of another width.
 // Causal: the last query row of a sequence sees its whole context.
 struct MlaExpandedArgs {
+  // A permission, not a duty: where k_scale > 0 a backend may round the keys' columns without position, and
+  // the values, to e4m3 codes times these powers of two (what is beyond 448 times them is cut off there), and
+  // the queries' columns without position and the probabilities as coarsely.
+  struct Fp8Products {
+    float k_scale = 0, v_scale = 0;
+    View room{};  // Backend::mla_expanded_room_bytes() of device memory, on 128 bytes; may hold anything
+  };
   ConstView q;       // [tokens, heads, nope + rope] act
   ConstView kv;      // [sum of context_len, heads, nope + v] act: kv_b_proj of the latents
   ConstView k_rope;  // [sum of context_len, rope] act
@@ -258,6 +265,7 @@ struct MlaExpandedArgs {
   In<i32> k_start;  // [seqs + 1]
   float scale = 1;
   View out;  // [tokens, heads, v] act
+  Fp8Products fp8{};
 };
 
 struct GqaAttentionArgs {
@@ -435,6 +443,9 @@ class Backend {
   virtual Status finish_loading() { return {}; }
   // Device memory for Ops::plan_attention, for up to `tokens` rows of `seqs` sequences.
   virtual i64 attention_plan_bytes(const PlanAttentionArgs&) const { return 0; }
+  // What MlaExpandedArgs::Fp8Products::room has to hold; 0 where the permission is not made use of. Follows
+  // from shapes and scales; grows with rows and sequences.
+  virtual i64 mla_expanded_room_bytes(const MlaExpandedArgs&) const { return 0; }
 };
 
 }  // namespace trireme
