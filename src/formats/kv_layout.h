@@ -32,6 +32,13 @@ struct KvLayout {
   i64 block_bytes() const { return kKvBlockTokens * token_bytes() * layers; }  // all layers
 };
 
+// The smallest power of two that `bound` does not exceed 448 times; 1 for zero and for nonsense.
+inline float e4m3_scale_for(float bound) {
+  const float scale = bound / 448;
+  if (!(scale > 0x1p-100f) || !(scale < 0x1p100f)) return 1;
+  return std::exp2(std::ceil(std::log2(scale)));
+}
+
 // What e4m3 codes of a layer's latents are multiplied by, from the weights of the norm that they come out of:
 // an RMS norm of n values gives none above sqrt(n) times its weight. So no latent is cut off, and as e4m3 has
 // the same relative error over 2^15 of magnitudes, none is the worse for a scale that is not its own. A power
@@ -39,9 +46,7 @@ struct KvLayout {
 inline float kv_latent_scale(std::span<const float> norm) {
   float largest = 0;
   for (const float w : norm) largest = std::max(largest, std::abs(w));
-  const float bound = largest * std::sqrt(static_cast<float>(norm.size())) / 448;
-  if (!(bound > 0x1p-100f) || !(bound < 0x1p100f)) return 1;
-  return std::exp2(std::ceil(std::log2(bound)));
+  return e4m3_scale_for(largest * std::sqrt(static_cast<float>(norm.size())));
 }
 
 inline bool is_kv_scale(float scale) {

@@ -39,6 +39,13 @@ Result<DeepseekLayer> DeepseekV3::load_layer(Loader& loader, i64 index, const Mo
   ASSIGN(a.w_uk, loader.heads(attn + "kv_b_proj", kv_rows, a.latent, heads, a.nope + a.v, 0, a.nope, true));
   ASSIGN(a.w_uv,
          loader.heads(attn + "kv_b_proj", kv_rows, a.latent, heads, a.nope + a.v, a.nope, a.v, false));
+  if (options.fp8_prefill_attention) {
+    const auto scale_of = [&](i64 begin, i64 n) {
+      return loader.product_scale(attn + "kv_b_proj", kv_rows, heads, a.nope + a.v, begin, n, kv_a_norm);
+    };
+    ASSIGN(a.k_scale, scale_of(0, a.nope));
+    ASSIGN(a.v_scale, scale_of(a.nope, a.v));
+  }
   ASSIGN(a.o, loader.linear(attn + "o_proj", c.hidden_size, heads * a.v, c.attention_bias));
 
   const auto mlp = [&](const std::string& name, i64 width) -> Result<layers::Mlp> {

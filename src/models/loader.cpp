@@ -1,5 +1,7 @@
+#include <array>
 #include <cstring>
 
+#include "formats/kv_product_scale.h"
 #include "models/weights.h"
 
 namespace trireme::models {
@@ -15,6 +17,26 @@ float element(const ConstView& v, i64 i) {
       return f16_to_float(v.as<u16>()[i]);
     default:
       return f8e4m3_to_float(v.as<u8>()[i]);
+  }
+}
+
+// Row r of a stored matrix, as a model's numbers: with its scales, where it has them.
+void read_row(const ConstView& m, const ConstView& scale, i64 r, float* to) {
+  static const auto kCodes = [] {
+    std::array<float, 256> values{};
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = f8e4m3_to_float(static_cast<u8>(i));
+    return values;
+  }();
+  const i64 k = m.shape.cols();
+  if (m.dtype == DType::kBF16) {
+    const auto* const from = m.as<BF16>() + r * k;
+    for (i64 c = 0; c < k; ++c) to[c] = static_cast<float>(from[c]);
+  } else if (m.dtype == DType::kF8E4M3) {
+    const auto* const codes = m.as<u8>() + r * k;
+    const auto* const scales = scale.as<float>() + r / 128 * scale.shape.cols();
+    for (i64 c = 0; c < k; ++c) to[c] = kCodes[codes[c]] * scales[c / 128];
+  } else {
+    for (i64 c = 0; c < k; ++c) to[c] = element(m, r * k + c);
   }
 }
 
@@ -148,13 +170,7 @@ Result<Buffer> Loader::floats(const std::string& name, i64 n, i64 k) {
   ASSIGN(auto out, host(n * k * 4));
   if (source_.shapes_only()) return out;
   auto* to = static_cast<float*>(out.data());
-  const i64 scale_cols = ceil_div(k, 128);
-  for (i64 r = 0; r < n; ++r) {
-    for (i64 c = 0; c < k; ++c) {
-      const float s = scale.view ? scale.view.as<float>()[(r / 128) * scale_cols + c / 128] : 1.0f;
-      to[r * k + c] = element(stored.view, r * k + c) * s;
-    }
-  }
+  for (i64 r = 0; r < n; ++r) read_row(stored.view, scale.view, r, to + r * k);
   return out;
 }
 
@@ -245,6 +261,22 @@ Result<GroupWeight> Loader::heads(const std::string& name, i64 rows, i64 k, int 
   }
   if (backend_.ops().prepare_group == nullptr) return g;
   return prepare_group(std::move(g), 0);
+}
+
+Result<float> Loader::product_scale(const std::string& name, i64 rows, int heads, i64 stride, i64 begin,
+                                    i64 n, std::span<const float> norm) {
+  const auto k = static_cast<i64>(norm.size());
+  RawTensor scale;
+  ASSIGN(const auto stored, source_.matrix(name + ".weight", rows, k, scale));
+  if (source_.shapes_only()) return 1.0f;
+  std::vector<float> row(norm.size()), bounds;
+  for (int h = 0; h < heads; ++h) {
+    for (i64 r = h * stride + begin; r < h * stride + begin + n; ++r) {
+      read_row(stored.view, scale.view, r, row.data());
+      bounds.push_back(kv_product_bound(row, norm));
+    }
+  }
+  return kv_product_scale(bounds);
 }
 
 Result<ConstView> Loader::vector_f32(const std::string& name, i64 n, std::vector<float>* kept) {

@@ -17,6 +17,7 @@ struct ModelOptions {
   // Measure one GPU of an expert-parallel group of so many: only its share of the routed experts is here, and
   // the tokens that the other ranks would send are stood in for by this rank's own.
   i64 ep_slice = 0;
+  bool fp8_prefill_attention = false;  // MLA's expanded form may multiply in FP8
 };
 
 KvLayout kv_layout(const ModelConfig& config, DType dtype);

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -66,6 +67,9 @@ class Loader {
   // Head h covers rows [h * stride + begin, + n) of the [rows, k] matrix.
   Result<GroupWeight> heads(const std::string& name, i64 rows, i64 k, int heads, i64 stride, i64 begin, i64 n,
                             bool transpose);
+  // kv_product_scale of the same rows of every head, for latents behind a norm with these weights.
+  Result<float> product_scale(const std::string& name, i64 rows, int heads, i64 stride, i64 begin, i64 n,
+                              std::span<const float> norm);
   // A norm weight or router bias, float32 on the device.
   // kept: where given, gets the values as well.
   Result<ConstView> vector_f32(const std::string& name, i64 n, std::vector<float>* kept = nullptr);
