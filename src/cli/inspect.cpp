@@ -60,6 +60,7 @@ Status run_inspect(const InspectFlags& flags) {
   }
   const DType kv_dtype = engine::kv_dtype_for(options, config, *backend);
   TRY(engine::check_kv_dtype(kv_dtype, config, *backend));
+  TRY(engine::check_prefill_attention(options, config, *backend));
   const KvLayout kv = models::kv_layout(config, kv_dtype);
 
   fmt::print("architecture     {}\n", config.architecture_name);

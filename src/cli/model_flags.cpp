@@ -26,6 +26,9 @@ void ModelFlags::add(CLI::App& app) {
                  "weights out to "
                  "bfloat16 as well")
       ->capture_default_str();
+  app.add_option("--prefill-attention-dtype", prefill_attention_dtype,
+                 "On a GPU, what MLA multiplies in the attention of prompts: bfloat16 (auto) or fp8")
+      ->capture_default_str();
   app.add_option("--load-format", load_format, "auto, or dummy for random weights of the right shape")
       ->capture_default_str();
   app.add_option("--model-config", o.model_config, "A bare config.json, with dummy weights");
@@ -52,6 +55,10 @@ Result<engine::RuntimeOptions> ModelFlags::resolve() const {
       activation_dtype != "bf16")
     return invalid("--activation-dtype {}: use auto, fp8 or bfloat16", activation_dtype);
   out.fp8_activations = !activation_dtype.starts_with("b");
+  if (prefill_attention_dtype != "auto" && prefill_attention_dtype != "fp8" &&
+      prefill_attention_dtype != "bfloat16" && prefill_attention_dtype != "bf16")
+    return invalid("--prefill-attention-dtype {}: use auto, fp8 or bfloat16", prefill_attention_dtype);
+  out.fp8_prefill_attention = prefill_attention_dtype == "fp8";
   ASSIGN(out.kv_dtype, engine::parse_kv_dtype(kv_cache_dtype));
   out.progress = progress_bar("loading");
   return out;

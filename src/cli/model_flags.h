@@ -11,7 +11,8 @@ namespace trireme::cli {
 // ...
 struct ModelFlags {
   engine::RuntimeOptions options;
-  std::string kv_cache_dtype = "auto", load_format = "auto", activation_dtype = "auto";
+  std::string kv_cache_dtype = "auto", load_format = "auto", activation_dtype = "auto",
+              prefill_attention_dtype = "auto";
   void add(CLI::App& app);
   // The options as judged, with a progress bar on a terminal.
   Result<engine::RuntimeOptions> resolve() const;

@@ -403,6 +403,7 @@ Result<MemoryLedger> ledger_for(const EngineOptions& options, const models::Mode
                         .kv_dtype = kv_dtype,
                         .ep_slice = options.runtime.ep_slice,
                         .absorb_all = options.runtime.deterministic,
+                        .fp8_prefill_attention = options.runtime.fp8_prefill_attention,
                         .weights = loaded_weights});
 }
 

@@ -70,8 +70,10 @@ Result<i64> workspace(const models::Model& model, Backend& shapes, const MemoryO
 Result<MemoryLedger> memory_ledger(const models::ModelConfig& config, models::WeightSource& source,
                                    Backend& backend, const MemoryOptions& o) {
   auto shapes = make_shape_backend(backend);
-  const models::ModelOptions model_options{
-      .absorb_all = o.absorb_all, .max_positions = o.max_model_len, .ep_slice = o.ep_slice};
+  const models::ModelOptions model_options{.absorb_all = o.absorb_all,
+                                           .max_positions = o.max_model_len,
+                                           .ep_slice = o.ep_slice,
+                                           .fp8_prefill_attention = o.fp8_prefill_attention};
   ASSIGN(const auto model, models::load_model(config, source, *shapes, model_options));
   MemoryLedger m;
   m.total = backend.device().chip().memory_bytes;

@@ -13,6 +13,7 @@ struct MemoryOptions {
   DType kv_dtype = DType::kBF16;
   i64 ep_slice = 0;
   bool absorb_all = false;
+  bool fp8_prefill_attention = false;
   i64 weights = 0;  // where they are loaded already: what they take
 };
 

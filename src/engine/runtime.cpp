@@ -94,8 +94,11 @@ Result<Runtime> load_runtime(const RuntimeOptions& options) {
   ASSIGN(r.backend, make_backend(options));
   r.kv_dtype = kv_dtype_for(options, r.config, *r.backend);
   TRY(check_kv_dtype(r.kv_dtype, r.config, *r.backend));
-  const models::ModelOptions model_options{
-      .absorb_all = options.deterministic, .max_positions = r.max_model_len, .ep_slice = options.ep_slice};
+  TRY(check_prefill_attention(options, r.config, *r.backend));
+  const models::ModelOptions model_options{.absorb_all = options.deterministic,
+                                           .max_positions = r.max_model_len,
+                                           .ep_slice = options.ep_slice,
+                                           .fp8_prefill_attention = options.fp8_prefill_attention};
   ASSIGN(r.model, models::load_model(r.config, *source, *r.backend, model_options, options.progress));
   r.load_seconds = seconds(SteadyClock().now() - begin);
   return r;
@@ -119,6 +122,26 @@ Status check_kv_dtype(DType dtype, const models::ModelConfig& config, const Back
   if (!mla || config.mla.kv_lora_rank % 8 != 0 || config.mla.qk_rope_head_dim % 8 != 0)
     return fail(ErrorCode::kUnsupported,
                 "--kv-cache-dtype fp8: only for MLA with latents and rope dimensions in multiples of 8");
+  return {};
+}
+
+Status check_prefill_attention(const RuntimeOptions& options, const models::ModelConfig& config,
+                               const Backend& backend) {
+  if (!options.fp8_prefill_attention) return {};
+  const auto refused = [](const std::string& why) {
+    return fail(ErrorCode::kUnsupported, "--prefill-attention-dtype fp8: {}", why);
+  };
+  const bool cuda = backend.act() == DType::kBF16,
+             mla = config.architecture == models::Architecture::kDeepseekV3;
+  if (!cuda) return refused("only with --device cuda");
+  if (!mla) return refused("only for MLA; use auto");
+  const auto& m = config.mla;
+  if (m.qk_nope_head_dim != 128 || m.qk_rope_head_dim != 64 || m.v_head_dim != 128)
+    return refused(
+        fmt::format("only for heads of 128 + 64 and values of 128, not of {} + {} and {}; use auto",
+                    m.qk_nope_head_dim, m.qk_rope_head_dim, m.v_head_dim));
+  if (options.deterministic)
+    return refused("has no effect with --deterministic, which absorbs every token; leave out one");
   return {};
 }
 

@@ -23,6 +23,7 @@ struct RuntimeOptions {
   std::optional<DType> kv_dtype;  // default: the backend's
   bool fp8_activations = true;    // on devices that multiply in FP8; see --activation-dtype
   i64 ep_slice = 0;               // models::ModelOptions
+  bool fp8_prefill_attention = false;
   models::Loader::Progress progress;
 };
 
@@ -51,5 +52,7 @@ Result<Runtime> load_runtime(const RuntimeOptions& options);
 Result<std::optional<DType>> parse_kv_dtype(const std::string& name);
 // What cannot be had together, by name: checked before anything is loaded.
 Status check_kv_dtype(DType dtype, const models::ModelConfig& config, const Backend& backend);
+Status check_prefill_attention(const RuntimeOptions& options, const models::ModelConfig& config,
+                               const Backend& backend);
 
 }  // namespace trireme::engine

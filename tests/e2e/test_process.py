@@ -34,6 +34,8 @@ def test_version_and_help_say_what_there_is():
     pytest.param(["serve", "--model", MODEL, "--device", "cuda"], "CUDA", marks=pytest.mark.cpu_only),
     (["serve", "--model", MODEL, "--max-model-len", "100000"], "4096"),
     (["serve", "--model", MODEL, "--kv-cache-dtype", "fp4"], "--kv-cache-dtype"),
+    (["serve", "--model", MODEL, "--prefill-attention-dtype", "fp4"], "--prefill-attention-dtype"),
+    (["serve", "--model", MODEL, "--device", "cpu", "--prefill-attention-dtype", "fp8"], "--device cuda"),
     (["serve", "--model", MODEL, "--port", "70000"], "port"),
     (["score", "--model", MODEL, "--input", "/nonexistent", "--output", "/tmp/x"], "/nonexistent"),
     (["bench", "decode", "--geometry", "nope", "--load-format", "dummy"], "nope"),
