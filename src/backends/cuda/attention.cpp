@@ -2,13 +2,12 @@
 
 #include <algorithm>
 
+#include "backends/cuda/attention_views.h"
 #include "backends/cuda/cuda_device.h"
 #include "backends/cuda/heuristics/attention_choice.h"
 #include "backends/cuda/sm90/flash_prefill/flash_prefill.h"
 #include "backends/cuda/sm90/gqa_decode/gqa_decode.h"
 #include "backends/cuda/sm90/mla_decode/mla_decode.h"
-#include "backends/cuda/smxx/attention_generic.h"
-#include "backends/cuda/views_check.h"
 
 namespace trireme::cuda {
 namespace {
@@ -30,35 +29,9 @@ Status check_cache(const KvCacheLayer& c, KvLayout::Kind kind, const char* what)
   return {};
 }
 
-Status check_dims(std::initializer_list<i64> dims, const char* what) {
-  i64 keys = 0;
-  for (const i64 d : dims) {
-    if (d < 0 || d % 2 != 0)
-      return fail(ErrorCode::kUnsupported, "{}: {} columns; only even numbers", what, d);
-    keys += d;
-  }
-  if (keys > kGenericMaxDim)
-    return fail(ErrorCode::kUnsupported, "{}: rows of {}; at most {}", what, keys, kGenericMaxDim);
-  return {};
-}
-
-Status check_sequences(const SeqBatch& s, bool paged, const char* what) {
-  TRY(check_count(s.q_start, s.seqs() + 1, what));
-  if (paged) TRY(check_count(s.block_table, s.seqs() * s.max_blocks, what));
-  return {};
-}
-
-PagedBatch paged(const SeqBatch& s) {
-  return {s.q_start.data(), s.context_len.data(), s.block_table.data(), s.max_blocks, s.seqs()};
-}
 i64 bound_tokens(const SeqBatch& s, i64 tokens) { return s.max_tokens > 0 ? s.max_tokens : tokens; }
 i64 bound_context(const SeqBatch& s) {
   return s.max_context > 0 ? s.max_context : s.max_blocks * kKvBlockTokens;
-}
-
-// Whether every row begins on 16 bytes, as the copy engine and wide loads need.
-bool aligned(const ConstView& v) {
-  return reinterpret_cast<std::uintptr_t>(v.data) % 16 == 0 && v.row_stride % 8 == 0;
 }
 
 i64 round_256(i64 bytes) { return round_up(bytes, 256); }
@@ -264,63 +237,6 @@ Status mla_gather(const MlaGatherArgs& a, Stream& s) {
   return status_of(mla_gather_kernel(g, handle_of(s)), "mla_gather_kernel");
 }
 
-Status mla_expanded(const MlaExpandedArgs& a, Stream& s) {
-  if (a.q.shape.rank != 3) return invalid("mla_expanded: q is {}", to_string(a.q.shape));
-  const i64 tokens = a.q.shape[0], heads = a.q.shape[1], rope = a.q.shape[2] - a.nope;
-  const i64 rows = a.kv.shape.rank == 3 ? a.kv.shape[0] : 0;
-  if (a.nope <= 0 || a.v <= 0 || rope < 0)
-    return invalid("mla_expanded: {} of {} columns without position, {} of value", a.nope, a.q.shape[2], a.v);
-  TRY(check_heads(a.q, tokens, heads, a.nope + rope, "mla_expanded q"));
-  TRY(check_heads(a.kv, rows, heads, a.nope + a.v, "mla_expanded kv"));
-  TRY(check_matrix(a.k_rope, rows, rope, "mla_expanded k_rope"));
-  TRY(check_heads(a.out, tokens, heads, a.v, "mla_expanded out"));
-  TRY(check_dims({a.nope, rope}, "mla_expanded"));
-  TRY(check_dims({a.v}, "mla_expanded values"));
-  TRY(check_sequences(a.seqs, false, "mla_expanded sequences"));
-  TRY(check_count(a.k_start, a.seqs.seqs() + 1, "mla_expanded k_start"));
-  if (tokens == 0) return {};
-  const bool fits = aligned(a.q) && aligned(a.kv) && aligned(a.k_rope) && aligned(a.out);
-  if (choose_mla_expanded({.nope = a.nope, .rope = rope, .v = a.v, .aligned = fits}) ==
-      AttentionKernel::prefill) {
-    FlashMlaArgs f;
-    CudaStream& stream = cuda_stream(s);
-    ASSIGN(void* counter, stream.scratch(Scratch::kAttention, sizeof(unsigned)));
-    f.seqs = {paged(a.seqs), 1, static_cast<int>(tokens), stream.device().sms(),
-              static_cast<unsigned*>(counter)};
-    f.q = a.q.data;
-    f.q_stride = a.q.row_stride;
-    f.kv = a.kv.data;
-    f.kv_stride = a.kv.row_stride;
-    f.k_rope = a.k_rope.data;
-    f.k_rope_stride = a.k_rope.row_stride;
-    f.k_start = a.k_start.data();
-    f.rows = rows;
-    f.scale = a.scale;
-    f.out = a.out.mutable_data();
-    f.out_stride = a.out.row_stride;
-    f.heads = static_cast<int>(heads);
-    return status_of(flash_mla(f, handle_of(s)), "flash_mla");
-  }
-  MlaExpandedGenericArgs g;
-  g.q = a.q.data;
-  g.q_stride = a.q.row_stride;
-  g.kv = a.kv.data;
-  g.kv_stride = a.kv.row_stride;
-  g.k_rope = a.k_rope.data;
-  g.k_rope_stride = a.k_rope.row_stride;
-  g.batch = paged(a.seqs);
-  g.k_start = a.k_start.data();
-  g.scale = a.scale;
-  g.out = a.out.mutable_data();
-  g.out_stride = a.out.row_stride;
-  g.tokens = static_cast<int>(tokens);
-  g.heads = static_cast<int>(heads);
-  g.nope = static_cast<int>(a.nope);
-  g.rope = static_cast<int>(rope);
-  g.v = static_cast<int>(a.v);
-  return status_of(mla_expanded_generic(g, handle_of(s)), "mla_expanded_generic");
-}
-
 Status gqa_attention(const GqaAttentionArgs& a, Stream& s) {
   TRY(check_cache(a.cache, KvLayout::Kind::kGqa, "gqa_attention"));
   const KvLayout& l = a.cache.layout;
@@ -349,6 +265,7 @@ Status gqa_attention(const GqaAttentionArgs& a, Stream& s) {
     case AttentionKernel::decode_and_prefill:
       TRY(gqa_by_decode(a, stream));
       return gqa_by_prefill(a, kDecodeTokens + 1, stream);
+    case AttentionKernel::prefill_fp8:  // never for this attention
     case AttentionKernel::generic:
       break;
   }

@@ -23,6 +23,7 @@ std::optional<MlaCodeRoom> mla_code_room(const KvLayout& l, i64 seqs, const Cons
 
 Status mla_absorbed(const MlaAbsorbedArgs&, Stream&);
 Status mla_expanded(const MlaExpandedArgs&, Stream&);
+i64 mla_expanded_room_bytes(const MlaExpandedArgs&);
 Status mla_gather(const MlaGatherArgs&, Stream&);
 Status gqa_attention(const GqaAttentionArgs&, Stream&);
 

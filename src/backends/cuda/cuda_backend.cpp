@@ -90,6 +90,9 @@ class CudaBackend final : public Backend {
   i64 attention_plan_bytes(const PlanAttentionArgs& args) const override {
     return cuda::attention_plan_bytes(args, *device_);
   }
+  i64 mla_expanded_room_bytes(const MlaExpandedArgs& args) const override {
+    return cuda::mla_expanded_room_bytes(args);
+  }
 
  private:
   std::unique_ptr<CudaDevice> device_;

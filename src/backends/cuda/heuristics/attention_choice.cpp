@@ -32,7 +32,8 @@ AttentionKernel choose_mla_absorbed(const MlaAbsorbedChoice& c) {
 
 AttentionKernel choose_mla_expanded(const MlaExpandedChoice& c) {
   const bool fits = c.aligned && c.nope == 128 && c.rope == 64 && c.v == 128;
-  return fits ? AttentionKernel::prefill : AttentionKernel::generic;
+  if (!fits) return AttentionKernel::generic;
+  return c.fp8 ? AttentionKernel::prefill_fp8 : AttentionKernel::prefill;
 }
 
 }  // namespace trireme::cuda

@@ -8,6 +8,7 @@ enum class AttentionKernel : std::uint8_t {
   generic,            // any shape, plain CUDA
   decode,             // few new tokens a sequence: divides contexts among the chip, reads keys once
   prefill,            // many new tokens: tensor cores on tiles of 128 queries
+  prefill_fp8,        // the same, most of it in FP8
   decode_and_prefill  // each takes its sequences of a mixed batch
 };
 
@@ -33,6 +34,7 @@ AttentionKernel choose_mla_absorbed(const MlaAbsorbedChoice&);
 struct MlaExpandedChoice {
   std::int64_t nope = 0, rope = 0, v = 0;
   bool aligned = true;
+  bool fp8 = false;  // products may be in FP8
 };
 AttentionKernel choose_mla_expanded(const MlaExpandedChoice&);
 

@@ -59,5 +59,13 @@ TEST(AttentionChoice, MlaKernelsAreForDeepSeeksShapes) {
   EXPECT_EQ(choose_mla_expanded({.nope = 24, .rope = 8, .v = 20}), AttentionKernel::generic);
 }
 
+TEST(AttentionChoice, ProductsInFp8AreForTheShapesThatHaveThem) {
+  EXPECT_EQ(choose_mla_expanded({.nope = 128, .rope = 64, .v = 128, .fp8 = true}),
+            AttentionKernel::prefill_fp8);
+  EXPECT_EQ(choose_mla_expanded({.nope = 128, .rope = 64, .v = 128, .aligned = false, .fp8 = true}),
+            AttentionKernel::generic);
+  EXPECT_EQ(choose_mla_expanded({.nope = 24, .rope = 8, .v = 20, .fp8 = true}), AttentionKernel::generic);
+}
+
 }  // namespace
 }  // namespace trireme::cuda
