@@ -4,8 +4,11 @@
 namespace trireme::ops_test {
 namespace {
 
-constexpr double kClose = 1e-2;     // weights and values may be rounded to BF16 before they meet
-constexpr double kCloseFp8 = 5e-2;  // over an FP8 cache q and the weights may be rounded to e4m3
+constexpr double kClose = 1e-2;  // weights and values may be rounded to BF16 before they meet
+// Over an FP8 cache, and where products may be in FP8, q and the weights may be rounded to e4m3; there keys
+// and values as well.
+constexpr double kCloseFp8 = 5e-2;
+constexpr float kProductScale = 0x1p-6f;
 
 using Lengths = std::vector<std::pair<i32, i32>>;  // new tokens and context of each sequence
 const Lengths kRagged = {{1, 1}, {3, 70}, {1, 1500}, {70, 70}, {65, 300}, {1, 64}},
@@ -56,34 +59,45 @@ struct ExpandedShape {
 };
 
 TEST_P(Attention, ExpandedMla) {
-  for (const Lengths& lengths : {kRagged, Lengths{{130, 130}, {1, 1}, {129, 256}}}) {
+  for (const Lengths& lengths : {kRagged, Lengths{{130, 130}, {1, 1}, {129, 256}},
+                                 Lengths{{127, 127}, {128, 129}, {128, 128}, {0, 0}, {5, 640}}}) {
     const Ragged b(rng, lengths);
     const i64 tokens = b.tokens(), context = b.k_start.back();
     for (const ExpandedShape e : {ExpandedShape{3, 24, 8, 20}, {2, 128, 64, 128}, {5, 64, 32, 64}}) {
       const Host q = act({tokens, e.heads, e.nope + e.rope}), kv = act({context, e.heads, e.nope + e.v}),
                  k_rope = act({context, e.rope});
       const float scale = 1 / std::sqrt(static_cast<float>(e.nope + e.rope));
-      EXPECT_LT(off([&](Rig& r) {
-                  const View out = r.poison_act({tokens, e.heads, e.v});
-                  SeqBatch seqs;
-                  seqs.q_start = r.put(b.q_start);
-                  seqs.context_len = r.put(b.context);
-                  seqs.max_tokens = b.max_tokens;
-                  seqs.max_context = b.max_context;
-                  RUN(r, r.ops().mla_expanded({.q = r.put_act(q),
-                                               .kv = r.put_act(kv),
-                                               .k_rope = r.put_act(k_rope),
-                                               .nope = e.nope,
-                                               .v = e.v,
-                                               .seqs = seqs,
-                                               .k_start = r.put(b.k_start),
-                                               .scale = scale,
-                                               .out = out},
-                                              r.stream()));
-                  return r.get(out);
-                }),
-                kClose)
-          << e.heads << " heads of " << e.nope << " + " << e.rope << " and " << e.v;
+      for (const bool fp8 : {false, true}) {
+        bool made_use_of = false;
+        const auto run = [&](Rig& r) {
+          const View out = r.poison_act({tokens, e.heads, e.v});
+          SeqBatch seqs;
+          seqs.q_start = r.put(b.q_start);
+          seqs.context_len = r.put(b.context);
+          seqs.max_tokens = b.max_tokens;
+          seqs.max_context = b.max_context;
+          MlaExpandedArgs a{.q = r.put_act(q),
+                            .kv = r.put_act(kv),
+                            .k_rope = r.put_act(k_rope),
+                            .nope = e.nope,
+                            .v = e.v,
+                            .seqs = seqs,
+                            .k_start = r.put(b.k_start),
+                            .scale = scale,
+                            .out = out};
+          if (fp8) a.fp8 = {.k_scale = kProductScale, .v_scale = kProductScale};
+          const i64 room = fp8 ? r.backend().mla_expanded_room_bytes(a) : 0;
+          if (room > 0) a.fp8.room = r.poison(DType::kU8, {room});
+          RUN(r, r.ops().mla_expanded(a, r.stream()));
+          if (room > 0) r.get_bytes(a.fp8.room.data, room);  // nothing was written behind it
+          made_use_of |= room > 0;
+          return r.get(out);
+        };
+        const double error = off(run);
+        EXPECT_LT(error, made_use_of ? kCloseFp8 : kClose)
+            << e.heads << " heads of " << e.nope << " + " << e.rope << " and " << e.v << ", FP8 allowed "
+            << fp8;
+      }
     }
   }
 }

@@ -35,6 +35,7 @@ struct Mode {
   bool graphs = false;           // decode steps as recorded graphs
   bool fp8_activations = false;  // FP8 checkpoints are multiplied with activations in FP8
   bool fp8_cache = false;
+  bool fp8_prefill_attention = false;
 
   engine::RuntimeOptions options(const std::string& model) const {
     engine::RuntimeOptions o;
@@ -44,6 +45,7 @@ struct Mode {
     o.deterministic = deterministic;
     o.fp8_activations = fp8_activations;
     if (fp8_cache) o.kv_dtype = DType::kF8E4M3;
+    o.fp8_prefill_attention = fp8_prefill_attention;
     return o;
   }
 };
@@ -60,6 +62,19 @@ inline constexpr Mode kCudaFp8Cache{
     .name = "cuda_fp8_cache", .cuda = true, .graphs = true, .fp8_activations = true, .fp8_cache = true};
 inline constexpr Mode kCudaBf16Fp8Cache{
     .name = "cuda_bf16_fp8_cache", .cuda = true, .graphs = true, .fp8_cache = true};
+inline constexpr Mode kCudaFp8Prefill{.name = "cuda_fp8_prefill",
+                                      .cuda = true,
+                                      .graphs = true,
+                                      .fp8_activations = true,
+                                      .fp8_prefill_attention = true};
+inline constexpr Mode kCudaBf16Fp8Prefill{
+    .name = "cuda_bf16_fp8_prefill", .cuda = true, .graphs = true, .fp8_prefill_attention = true};
+inline constexpr Mode kCudaFp8CachePrefill{.name = "cuda_fp8_cache_prefill",
+                                           .cuda = true,
+                                           .graphs = true,
+                                           .fp8_activations = true,
+                                           .fp8_cache = true,
+                                           .fp8_prefill_attention = true};
 inline constexpr Mode kCudaDeterministic{.name = "cuda_deterministic",
                                          .cuda = true,
                                          .deterministic = true,

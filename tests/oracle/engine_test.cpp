@@ -280,7 +280,10 @@ TEST_P(SameTokens, OverSeveralTurnsInDeterministicMode) {
     if (!warm) engine.clear_prefix_cache();
     return run_for_tokens(engine, reference(greedy(prompt)));
   };
-  auto engine = make([](auto& o) { o.runtime.deterministic = true; });
+  auto engine = make([](auto& o) {
+    o.runtime.deterministic = true;
+    o.runtime.fp8_prefill_attention = false;  // the two exclude each other
+  });
   const auto warm = two_turns(*engine, true), cold = two_turns(*engine, false);
   ASSERT_EQ(warm.size(), cold.size());
   for (std::size_t i = 0; i < warm.size(); ++i) {
@@ -306,12 +309,13 @@ TEST_P(SameTokens, LogProbabilitiesToTheLastBitWherePromised) {
   }
 }
 
-// Rounding of BF16 activations moves these logits by about 0.1, that of activations or a cache in FP8 by a
-// few times as much.
+// Rounding of BF16 activations moves these logits by about 0.1, that of activations, a cache or prompts'
+// attention in FP8 by a few times as much.
 INSTANTIATE_TEST_SUITE_P(All, SameTokens,
                          testing::Values(Promise{kCpu, 0}, Promise{kCuda, 0.6}, Promise{kCudaEager, 0.6},
                                          Promise{kCudaBf16, 0.15}, Promise{kCudaFp8Cache, 2.0},
-                                         Promise{kCudaDeterministic, 0}, Promise{kCudaDeterministicEager, 0},
+                                         Promise{kCudaFp8Prefill, 2.0}, Promise{kCudaDeterministic, 0},
+                                         Promise{kCudaDeterministicEager, 0},
                                          Promise{kCudaDeterministicBf16, 0},
                                          Promise{kCudaDeterministicFp8Cache, 0}),
                          name_of);

@@ -54,10 +54,11 @@ TEST_P(Golden, LogitsAndGreedyTokensAgree) {
   double worst = 0, sum_of_errors = 0;
   int steps_seen = 0, off = 0;
   // Where activations round to FP8, one step in some hundreds goes to other experts, and its logits are
-  // further off than any bound on the others. So it is where attention multiplies an FP8 cache as it lies;
-  // more of them where both do.
-  const bool fp8 = (p.mode.fp8_activations || p.mode.fp8_cache) && p.tolerance >= kFp8;
-  const bool both_fp8 = p.mode.fp8_activations && p.mode.fp8_cache;
+  // further off than any bound on the others. So it is where attention multiplies an FP8 cache as it lies, or
+  // prompts in FP8; more of them where both do.
+  const bool fp8_attention = p.mode.fp8_cache || p.mode.fp8_prefill_attention;
+  const bool fp8 = (p.mode.fp8_activations || fp8_attention) && p.tolerance >= kFp8;
+  const bool both_fp8 = p.mode.fp8_activations && fp8_attention;
   GreedyOutcome all;
   for (const auto& prompt : (*golden)["prompts"]) {
     const auto ids = prompt["ids"].get<std::vector<i32>>();
@@ -110,9 +111,11 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"fp8", kCudaDeterministic, kFp8, kFp8Gap},
         Case{"fp8", kCudaDeterministicFp8Cache, kFp8, kFp8Gap}, Case{"fp8", kCudaFp8Cache, kFp8, kFp8Gap},
         Case{"fp8", kCudaBf16, kBf16, kBf16Gap}, Case{"fp8", kCudaDeterministicBf16, kBf16, kBf16Gap},
-        Case{"fp8", kCudaBf16Fp8Cache, kFp8, kFp8Gap}, Case{"bf16", kCuda, kBf16, kBf16Gap},
-        Case{"bf16", kCudaEager, kBf16, kBf16Gap}, Case{"bf16", kCudaDeterministic, kBf16, kBf16Gap},
-        Case{"draft", kCuda, kBf16, kBf16Gap}, Case{"draft", kCudaDeterministic, kBf16, kBf16Gap}),
+        Case{"fp8", kCudaBf16Fp8Cache, kFp8, kFp8Gap}, Case{"fp8", kCudaFp8Prefill, kFp8, kFp8Gap},
+        Case{"fp8", kCudaBf16Fp8Prefill, kFp8, kFp8Gap}, Case{"fp8", kCudaFp8CachePrefill, kFp8, kFp8Gap},
+        Case{"bf16", kCuda, kBf16, kBf16Gap}, Case{"bf16", kCudaEager, kBf16, kBf16Gap},
+        Case{"bf16", kCudaDeterministic, kBf16, kBf16Gap}, Case{"draft", kCuda, kBf16, kBf16Gap},
+        Case{"draft", kCudaDeterministic, kBf16, kBf16Gap}),
     name_of);
 
 }  // namespace

@@ -191,6 +191,49 @@ TEST(AttentionOps, ExpandedMlaAgreesWithTheGenericKernel) {
   }
 }
 
+TEST(AttentionOps, ExpandedMlaMultipliesInFp8WhereItMay) {
+  NEED_GPU();
+  Rng& rng = testing_glue::rng();
+  const Ragged b(rng, {{1, 300}, {200, 700}, {64, 64}, {1, 1}, {2, 0}});
+  const RaggedOnDevice d(b);
+  for (const int v : {128, 64}) {
+    const ExpandedCase c(rng, b, 16, 128, 64, v);
+    const std::size_t size = static_cast<std::size_t>(b.tokens() * c.heads * v);
+    const OnDevice q(c.q), kv(c.kv), k_rope(c.k_rope), out(nans(size)), plain(nans(size));
+    MlaExpandedArgs a = {.q = view(q, {b.tokens(), c.heads, 192}),
+                         .kv = view(kv, {b.context_rows(), c.heads, 128 + v}),
+                         .k_rope = view(k_rope, {b.context_rows(), 64}),
+                         .nope = 128,
+                         .v = v,
+                         .seqs = bounded(b, d),
+                         .k_start = {d.k_start.get(), b.k_start.size()},
+                         .scale = c.scale,
+                         .out = view(plain, {b.tokens(), c.heads, v})};
+    EXPECT_EQ(mla_expanded_room_bytes(a), 0);
+    EXPECT_OK(mla_expanded(a, *gpu_stream()));
+    a.out = view(out, {b.tokens(), c.heads, v});
+    a.fp8 = {.k_scale = 0x1p-6f, .v_scale = 0x1p-6f};
+    const i64 bytes = mla_expanded_room_bytes(a);
+    EXPECT_EQ(bytes > 0, v == 128);
+    const OnDevice room(std::vector<char>(static_cast<std::size_t>(bytes + 256), -1));
+    if (bytes > 0) a.fp8.room = View(room.get(), DType::kU8, {bytes});
+    EXPECT_OK(mla_expanded(a, *gpu_stream()));
+    testing_glue::done();
+    EXPECT_LT(relative_error(out.host(), doubles(plain.host())), v == 128 ? 6e-2 : kClose)
+        << "values of " << v;
+    if (bytes == 0) continue;
+    const auto refused = [&](float k_scale, const View& given) {
+      MlaExpandedArgs other = a;
+      other.fp8 = {.k_scale = k_scale, .v_scale = 0x1p-6f, .room = given};
+      return !mla_expanded(other, *gpu_stream());
+    };
+    EXPECT_TRUE(refused(0.3f, a.fp8.room));
+    EXPECT_TRUE(refused(0x1p-6f, {}));
+    EXPECT_TRUE(refused(0x1p-6f, View(room.get(), DType::kU8, {bytes - 1})));
+    EXPECT_TRUE(refused(0x1p-6f, View(room.get() + 64, DType::kU8, {bytes})));
+  }
+}
+
 TEST(AttentionOps, ARecordedDecodeFollowsTheLengthsOnTheDevice) {
   NEED_GPU();
   Rng& rng = testing_glue::rng();
