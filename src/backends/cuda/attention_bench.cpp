@@ -6,7 +6,7 @@
 #include <string>
 
 #include "backends/cuda/attention_test_util.h"
-#include "backends/cuda/sm90/flash_prefill/flash_prefill.h"
+#include "backends/cuda/sm90/flash_prefill_fp8/flash_prefill_fp8.h"
 #include "backends/cuda/sm90/gqa_decode/gqa_decode.h"
 
 namespace trireme::cuda {
@@ -176,9 +176,9 @@ void prefill_bench(Rng& rng) {
       const OnDevice<Bf16> kv = much(rng, static_cast<std::size_t>(rows * heads * 256));
       const OnDevice<Bf16> k_rope = much(rng, static_cast<std::size_t>(rows * 64));
       const OnDevice out(nans(static_cast<std::size_t>(b.tokens() * heads * 128)));
-      const double us = median_us(
-          [&] {
-            return flash_mla({.seqs = seqs,
+      const OnDevice<char> room(std::vector<char>(1 << 20),
+                                static_cast<std::size_t>(flash_mla_fp8_room_bytes(rows, c.seqs, heads)));
+      const FlashMlaArgs a = {.seqs = seqs,
                               .q = q.get(),
                               .kv = kv.get(),
                               .k_rope = k_rope.get(),
@@ -186,12 +186,19 @@ void prefill_bench(Rng& rng) {
                               .rows = rows,
                               .scale = 0.135f,
                               .out = out.get(),
-                              .heads = heads},
-                             nullptr);
-          },
-          7);
-      std::printf("flash_mla 128 heads   %d x %5d of %5d: %8.1f us %6.0f TFLOPS\n", c.seqs, c.fresh,
-                  c.context, us, causal_tera(c.seqs, c.fresh, c.context, heads, 320) / us * 1e6);
+                              .heads = heads};
+      for (const bool fp8 : {false, true}) {
+        const double us = median_us(
+            [&] {
+              if (!fp8) return flash_mla(a, nullptr);
+              return flash_mla_fp8({.mla = a, .k_scale = 0x1p-6f, .v_scale = 0x1p-6f, .room = room.get()},
+                                   nullptr);
+            },
+            7);
+        std::printf("%-23s %d x %5d of %5d: %8.1f us %6.0f TFLOPS\n",
+                    fp8 ? "flash_mla_fp8 128 heads" : "flash_mla 128 heads", c.seqs, c.fresh, c.context, us,
+                    causal_tera(c.seqs, c.fresh, c.context, heads, 320) / us * 1e6);
+      }
     }
     for (const int dim : {64, 128}) {
       const int heads = 32, kv_heads = 8;
@@ -215,7 +222,7 @@ void prefill_bench(Rng& rng) {
                              nullptr);
           },
           7);
-      std::printf("flash_gqa 32/8 d%-3d    %d x %5d of %5d: %8.1f us %6.0f TFLOPS\n", dim, c.seqs, c.fresh,
+      std::printf("flash_gqa 32/8 d%-3d     %d x %5d of %5d: %8.1f us %6.0f TFLOPS\n", dim, c.seqs, c.fresh,
                   c.context, us, causal_tera(c.seqs, c.fresh, c.context, heads, 2 * dim) / us * 1e6);
     }
   }

@@ -139,32 +139,35 @@ Status plan_row(BenchSession& s, const AttentionShape& c) {
   return s.measure(row, [&] { return s.ops().plan_attention(plan, s.stream()); });
 }
 
-Status mla_prefill_row(BenchSession& s, const AttentionShape& c) {
+Status mla_prefill_row(BenchSession& s, const AttentionShape& c, bool fp8) {
   const i64 tokens = c.seqs * c.fresh, context = c.seqs * c.context, qk = V3::nope + V3::rope;
-  KernelTime row{.kernel = "mla_prefill",
+  KernelTime row{.kernel = fp8 ? "mla_prefill FP8" : "mla_prefill",
                  .shape = shape_of(c) + " h128 192/128",
                  .flops = 2 * scores(c) * d(V3::heads) * d(qk + V3::nope),
                  .bytes = 2 * d(V3::heads) * (d(tokens) * d(qk + V3::nope) + d(context) * d(2 * V3::nope)) +
-                          2 * d(context) * d(V3::rope)};
-  row.anchor = c.anchor;
+                          2 * d(context) * d(V3::rope),
+                 .fp8 = fp8};
+  if (!fp8) row.anchor = c.anchor;
   if (!s.wanted(row)) return {};
   RowMemory m(s);
   const Batch b = make_batch(m, c);
   const View q = m.bf16({tokens, V3::heads, qk}), kv = m.bf16({context, V3::heads, 2 * V3::nope}),
              k_rope = m.bf16({context, V3::rope}), out = m.room(DType::kBF16, {tokens, V3::heads, V3::nope});
+  MlaExpandedArgs a{.q = q,
+                    .kv = kv,
+                    .k_rope = k_rope,
+                    .nope = V3::nope,
+                    .v = V3::nope,
+                    .seqs = b.seqs,
+                    .k_start = b.k_start,
+                    .scale = 0.1352f,
+                    .out = out};
+  if (fp8) {
+    a.fp8 = {.k_scale = 0x1p-6f, .v_scale = 0x1p-6f};
+    a.fp8.room = m.room(DType::kU8, {s.backend().mla_expanded_room_bytes(a)});
+  }
   TRY(m.status());
-  return s.measure(row, [&] {
-    return s.ops().mla_expanded({.q = q,
-                                 .kv = kv,
-                                 .k_rope = k_rope,
-                                 .nope = V3::nope,
-                                 .v = V3::nope,
-                                 .seqs = b.seqs,
-                                 .k_start = b.k_start,
-                                 .scale = 0.1352f,
-                                 .out = out},
-                                s.stream());
-  });
+  return s.measure(row, [&] { return s.ops().mla_expanded(a, s.stream()); });
 }
 
 Status gather_row(BenchSession& s, const AttentionShape& c, DType dtype) {
@@ -218,7 +221,8 @@ Status bench_attention(BenchSession& s) {
   for (const DType dtype : {DType::kBF16, DType::kF8E4M3})
     for (const auto& c : kMlaDecode) TRY(mla_decode_row(s, c, dtype));
   TRY(plan_row(s, {256, 1, 2048}));
-  for (const auto& c : kMlaPrefill) TRY(mla_prefill_row(s, c));
+  for (const bool fp8 : {false, true})
+    for (const auto& c : kMlaPrefill) TRY(mla_prefill_row(s, c, fp8));
   for (const DType dtype : {DType::kBF16, DType::kF8E4M3}) TRY(gather_row(s, {1, 1024, 16384}, dtype));
   for (const auto& g : kGqa) TRY(gqa_row(s, g));
   return {};
