@@ -55,6 +55,8 @@ Status plan_into(const SeqBatch& s, const MlaDecodeShape& shape, void* plan, cud
   p.shape = shape;
   p.q_start = s.q_start.data();
   p.context_len = s.context_len.data();
+  p.block_table = s.block_table.data();
+  p.block_table_stride = s.max_blocks;
   p.plan = plan;
   return status_of(mla_decode_plan(p, stream), "mla_decode_plan");
 }

@@ -32,6 +32,18 @@ __device__ __forceinline__ void tma_load_2d(void* dst, const CUtensorMap* map, M
       : "memory");
 }
 
+// `bytes` as they lie, a multiple of 16; both ends 16-byte aligned.
+__device__ __forceinline__ void bulk_load(void* dst, const void* src, std::uint32_t bytes, Mbarrier* bar,
+                                          L2Hint hint = L2Hint::normal) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
+      "[%3], "
+      "%4;" ::"r"(smem_address(dst)),
+      "l"(reinterpret_cast<std::uint64_t>(src)), "r"(bytes), "r"(smem_address(bar)),
+      "l"(static_cast<std::uint64_t>(hint))
+      : "memory");
+}
+
 // Writes the same offset of every CTA whose bit is set in `ctas`, and completes on the barrier there.
 __device__ __forceinline__ void tma_load_2d_multicast(void* dst, const CUtensorMap* map, Mbarrier* bar,
                                                       std::uint16_t ctas, int c0, int c1,

@@ -8,12 +8,6 @@ namespace {
 
 constexpr float kLog2E = 1.4426950408889634f;
 
-// A bound on the tiles of any batch of so many tokens: whole ones, and one begun for each sequence.
-std::int64_t tiles_bound(const FlashBatch& b) {
-  const int longest = b.min_tokens > 1 ? b.min_tokens : 1, some = b.tokens / longest;
-  return b.tokens / flash::kQueries + (some < b.batch.seqs ? some : b.batch.seqs);
-}
-
 template <class S>
 cudaError_t launch_shape(const flash::Params& p, const TensorMapSpec (&specs)[3], cudaStream_t stream) {
   CUtensorMap maps[3];
@@ -24,7 +18,7 @@ cudaError_t launch_shape(const flash::Params& p, const TensorMapSpec (&specs)[3]
   static const cudaError_t allowed =
       cudaFuncSetAttribute(flash::prefill<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (allowed != cudaSuccess) return allowed;
-  const std::int64_t work = tiles_bound(p.seqs) * p.order.heads;
+  const std::int64_t work = flash::tiles_bound(p.seqs) * p.order.heads;
   const auto ctas = static_cast<unsigned>(work < p.seqs.sms ? work : p.seqs.sms);
   if (ctas == 0) return cudaSuccess;
   if (const cudaError_t e = cudaMemsetAsync(p.seqs.counter, 0, sizeof(unsigned), stream); e != cudaSuccess)

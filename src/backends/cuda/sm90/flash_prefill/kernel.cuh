@@ -8,6 +8,7 @@
 #include "backends/cuda/prim/wgmma.cuh"
 #include "backends/cuda/prim/wgmma_n128.cuh"
 #include "backends/cuda/sm90/flash_prefill/softmax.cuh"
+#include "backends/cuda/sm90/flash_prefill/store.cuh"
 #include "backends/cuda/sm90/flash_prefill/work.cuh"
 
 namespace trireme::cuda::flash {
@@ -172,27 +173,6 @@ __device__ void clear_values(Smem<S>& smem, int stage, int from, int group) {
   named_barrier_sync(1 + group, 128);
 }
 
-// o, divided, to the rows of out. Lanes of a quad trade pairs so that each writes 16 bytes.
-template <class S>
-__device__ __forceinline__ void store_rows(const Params& p, const Work& w, const float (&o)[S::kV / 2],
-                                           int row) {
-  const int lane = threadIdx.x % 4;
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int in_sequence = w.first + row + 8 * h;
-    __nv_bfloat16* to =
-        p.out + (static_cast<std::int64_t>(w.q_row + row + 8 * h) * p.order.heads + w.head) * p.out_stride;
-#pragma unroll
-    for (int j = 0; j < S::kV / 8; j += 4) {
-      std::uint32_t v[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) v[i] = pack_pair(o[4 * (j + i) + 2 * h], o[4 * (j + i) + 2 * h + 1]);
-      transpose_quad(v, lane);
-      if (in_sequence < w.q_len) *reinterpret_cast<uint4*>(to + (j + lane) * 8) = {v[0], v[1], v[2], v[3]};
-    }
-  }
-}
-
 // One tile of queries; `step` counts the tiles of keys so far.
 template <class S>
 __device__ __forceinline__ void multiply(Smem<S>& smem, const Params& p, const Work& w, int group,
@@ -210,7 +190,7 @@ __device__ __forceinline__ void multiply(Smem<S>& smem, const Params& p, const W
     if (first_key + kKeys - 1 > min(group_first, w.context - 1) ||
         (p.window > 0 && first_key <= group_first + 63 - p.window))
       rows.mask(s, first_key + lane % 4 * 2, p.window);
-    rows.update(s, p.scale_log2, rescale);
+    rows.update(s, {p.scale_log2, p.scale_log2}, rescale);
   };
   const auto parity = [](int at) { return static_cast<std::uint32_t>(at / kStages % 2); };
 
@@ -268,18 +248,7 @@ __device__ __forceinline__ void multiply(Smem<S>& smem, const Params& p, const W
   float inverse[2];
   rows.finish(inverse);
   scale_rows(o, inverse);
-  store_rows<S>(p, w, o, row);
-}
-
-// Rows of a padding sequence, by one warpgroup.
-template <class S>
-__device__ void write_zeros(const Params& p, const Work& w, int group) {
-  const int count = min(64, w.q_len - w.first - group * 64), thread = threadIdx.x % 128;
-  for (int i = thread; i < count * (S::kV / 8); i += 128) {
-    const std::int64_t row = w.q_row + group * 64 + i / (S::kV / 8);
-    *reinterpret_cast<uint4*>(p.out + (row * p.order.heads + w.head) * p.out_stride + i % (S::kV / 8) * 8) =
-        uint4{};
-  }
+  store_rows(Out{p.out, p.out_stride, p.order.heads}, w, o, row);
 }
 
 template <class S>
@@ -295,7 +264,7 @@ __device__ void consume(Smem<S>& smem, const Params& p, int group) {
     if (w.context > 0)
       multiply<S>(smem, p, w, group, tiles++ % 2, step);
     else
-      write_zeros<S>(p, w, group);
+      write_zeros<S::kV>(Out{p.out, p.out_stride, p.order.heads}, w, group);
   }
 }
 

@@ -30,20 +30,6 @@ __device__ __forceinline__ void scale_rows(float (&x)[N], const float (&factor)[
   for (int i = 0; i < N; ++i) x[i] *= factor[i / 2 % 2];
 }
 
-// Four words of each of a quad's four lanes: lane i gets word i of them all, in the order of the lanes.
-__device__ __forceinline__ void transpose_quad(std::uint32_t (&v)[4], int lane) {
-#pragma unroll
-  for (int step = 1; step < 4; step *= 2) {
-    const bool upper = (lane & step) != 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (i & step) continue;
-      const std::uint32_t got = __shfl_xor_sync(~0u, upper ? v[i] : v[i + step], step);
-      (upper ? v[i] : v[i + step]) = got;
-    }
-  }
-}
-
 struct Rows {
   int last[2];      // key that each row still sees
   float top[2];     // largest score so far, times the scale
@@ -66,16 +52,17 @@ struct Rows {
     }
   }
 
-  // Scores become weights; what was summed before is to be multiplied by `rescale`.
+  // Scores, of which each row has its scale, become weights; what was summed before is to be multiplied by
+  // `rescale`.
   template <int N>
-  __device__ __forceinline__ void update(float (&s)[N], float scale_log2, float (&rescale)[2]) {
+  __device__ __forceinline__ void update(float (&s)[N], const float (&scale_log2)[2], float (&rescale)[2]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float m = fmaxf(s[2 * h], s[2 * h + 1]);
 #pragma unroll
       for (int i = 4; i < N; i += 4) m = fmaxf(m, fmaxf(s[i + 2 * h], s[i + 2 * h + 1]));
       m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
-      m = fmaxf(fmaxf(m, __shfl_xor_sync(~0u, m, 2)) * scale_log2, top[h]);
+      m = fmaxf(fmaxf(m, __shfl_xor_sync(~0u, m, 2)) * scale_log2[h], top[h]);
       const float base = m == -INFINITY ? 0 : m;  // nothing seen yet: all weights are zero
       rescale[h] = fast_exp2(top[h] - base);      // exactly 1 where the top stays
       top[h] = m;
@@ -85,7 +72,7 @@ struct Rows {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& x = s[i + 2 * h + e];
-          x = fast_exp2(fmaf(x, scale_log2, -base));
+          x = fast_exp2(fmaf(x, scale_log2[h], -base));
           sum += x;
         }
       }

@@ -14,6 +14,12 @@ struct Work {
   int q_len = 0, context = 0;
 };
 
+// A bound on the tiles of any batch of so many tokens: whole ones, and one begun for each sequence.
+inline std::int64_t tiles_bound(const FlashBatch& b) {
+  const int longest = b.min_tokens > 1 ? b.min_tokens : 1, some = b.tokens / longest;
+  return b.tokens / kQueries + (some < b.batch.seqs ? some : b.batch.seqs);
+}
+
 // How the list goes through a sequence: groups of heads whose keys and values stay in L2 together, in them
 // tiles from the last, which takes longest, and in these heads.
 struct Order {

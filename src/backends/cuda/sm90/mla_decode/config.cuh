@@ -37,6 +37,18 @@ struct Position {
   std::int32_t unit, page;
 };
 
+// What a part's loading warps begin with: nothing else of the plan and no block table is read before the
+// first copies are on their way.
+inline constexpr int kStartPages = 4;
+struct alignas(16) Start {
+  std::int32_t row;    // of q: the first unit's first
+  std::int32_t page;   // of that unit: the part's first
+  std::int32_t pages;  // of that unit, in this part; 0: the part has none
+  std::int32_t padding;
+  std::int32_t block[kStartPages];  // of the first pages
+};
+static_assert(sizeof(Start) == 32);
+
 // A unit cut among several parts; pieces > 0. Its pieces lie in slots 2 * first + 1, 2 * (first + 1), 2 *
 // (first + 2), ...
 struct Cut {
@@ -48,7 +60,8 @@ struct PlanLayout {
   std::int32_t parts, tiles, max_units;  // tiles: of a unit, 1 or 2
 
   __host__ __device__ std::size_t units_at() const { return 0; }
-  __host__ __device__ std::size_t cuts_at() const { return sizeof(Unit) * max_units; }
+  __host__ __device__ std::size_t starts_at() const { return sizeof(Unit) * max_units; }
+  __host__ __device__ std::size_t cuts_at() const { return starts_at() + sizeof(Start) * parts; }
   __host__ __device__ std::size_t begins_at() const { return cuts_at() + sizeof(Cut) * parts; }
   __host__ __device__ std::size_t cut_count_at() const {
     return begins_at() + sizeof(Position) * (parts + 1);

@@ -28,6 +28,12 @@ __device__ __forceinline__ Part make_part(const Params& p) {
   return part;
 }
 
+__device__ __forceinline__ Start load_start(const Params& p, const Part& part) {
+  const auto* const at = reinterpret_cast<const int4*>(p.plan + p.layout.starts_at()) + 2 * part.index;
+  const int4 what = at[0], block = at[1];
+  return {what.x, what.y, what.z, 0, {block.x, block.y, block.z, block.w}};
+}
+
 // Of a piece of unit u among the partial results: the first row of this CTA's tile.
 __device__ __forceinline__ std::int64_t slot_row(const Params& p, const Part& part, int u) {
   const int which = u == part.begin.unit && part.begin.page > 0 ? 0 : 1;
@@ -103,7 +109,7 @@ struct PageWalk {
 
 inline constexpr std::uint32_t kBoxBytes = kBox * 2;
 
-// One thread: the unit's rows of q, once the math warpgroups are done with the last unit's.
+// One thread: rows of q from `row` on, once the math warpgroups are done with the last unit's.
 __device__ __forceinline__ void load_q(SharedMemory& s, const Maps& maps, int row, std::uint32_t unit_count) {
   mbarrier_wait(&s.q_free, (unit_count & 1) ^ 1);
   mbarrier_arrive_expect_tx(&s.q_full, kBoxBytes * kBoxes);
@@ -113,29 +119,41 @@ __device__ __forceinline__ void load_q(SharedMemory& s, const Maps& maps, int ro
 
 // One warp: everything of a BF16 cache.
 __device__ void load_pages(SharedMemory& s, const Params& p, const Maps& maps, const Part& part) {
+  constexpr int kBuffers = 2;
   const auto load_box = [&](int buffer, int box, int row) {
     mbarrier_arrive_expect_tx(&s.k_full[buffer][box], kBoxBytes);
     tma_load_2d(s.k[buffer][box], &maps.cache, &s.k_full[buffer][box], box * 64, row, L2Hint::evict_first);
   };
+  const auto load_page = [&](std::uint32_t count, int page, int block) {
+    const int row = block * kPage, buffer = static_cast<int>(count & 1);
+    const std::uint32_t free_parity = ((count >> 1) & 1) ^ 1;
+    mbarrier_wait(&s.k_rope_free[buffer], free_parity);
+    load_box(buffer, kRopeBox, row);
+    for (int i = 0; i < 2; ++i) {
+      const int half = i ^ (page & 1);  // the owner's own half is free first, and its scores start there
+      mbarrier_wait(&s.k_half_free[buffer][half], free_parity);
+      for (int box = half * 4; box < half * 4 + 4; ++box) load_box(buffer, box, row);
+    }
+  };
+  const Start start = load_start(p, part);
+  if (start.pages == 0) return;
+  const auto early = static_cast<std::uint32_t>(min(start.pages, kBuffers));
+  if (threadIdx.x % 32 == 0) {
+    load_q(s, maps, start.row + part.tile * kTileRows, 0);
+    load_page(0, start.page, start.block[0]);
+    if (early > 1) load_page(1, start.page + 1, start.block[1]);
+  }
+  __syncwarp();
   PageWalk walk(p, part);
   std::uint32_t unit_count = 0;
-  int unit = -1;
+  int unit = walk.unit;
   for (std::uint32_t count = 0; !walk.ended(); ++count, walk.next()) {
-    const int row = walk.block() * kPage, q_row = walk.q_row();
-    const int buffer = static_cast<int>(count & 1);
-    const std::uint32_t free_parity = ((count >> 1) & 1) ^ 1;
-    if (walk.lane == 0) {
-      if (walk.unit != unit) load_q(s, maps, q_row, unit_count);
-      mbarrier_wait(&s.k_rope_free[buffer], free_parity);
-      load_box(buffer, kRopeBox, row);
-      for (int i = 0; i < 2; ++i) {
-        const int half =
-            i ^ (walk.page & 1);  // the owner's own half is free first, and its scores start there
-        mbarrier_wait(&s.k_half_free[buffer][half], free_parity);
-        for (int box = half * 4; box < half * 4 + 4; ++box) load_box(buffer, box, row);
-      }
-    }
+    const int block = walk.block(), q_row = walk.q_row();
     if (walk.unit != unit) ++unit_count;
+    if (walk.lane == 0 && count >= early) {
+      if (walk.unit != unit) load_q(s, maps, q_row, unit_count);
+      load_page(count, walk.page, block);
+    }
     unit = walk.unit;
     __syncwarp();
   }

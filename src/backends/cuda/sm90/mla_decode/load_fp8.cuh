@@ -6,10 +6,10 @@ namespace trireme::cuda::mla {
 
 // One warp: each unit's rows of q, once the scores of the unit before are done.
 __device__ void load_fp8_queries(Fp8SharedMemory& s, const Params& p, const Fp8Maps& maps, const Part& part) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, last_unit = part.last_unit();
-  std::uint32_t count = 0;
-  for (int u = part.begin.unit; u <= last_unit; ++u, ++count) {
-    const int row = part.units[u].row + part.tile * kTileRows;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const Start start = load_start(p, part);
+  const auto load = [&](int unit_row, std::uint32_t count) {
+    const int row = unit_row + part.tile * kTileRows;
     float scale[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i)
@@ -18,32 +18,48 @@ __device__ void load_fp8_queries(Fp8SharedMemory& s, const Params& p, const Fp8M
     s.q_scale[lane] = scale[0];
     s.q_scale[lane + 32] = scale[1];
     __syncwarp();
-    if (lane != 0) continue;
+    if (lane != 0) return;
     mbarrier_arrive_expect_tx(&s.q_full, (kQuarters + 1) * kFp8Box);
     for (int t = 0; t < kQuarters; ++t) tma_load_2d(s.q[t], &maps.q_codes, &s.q_full, t * kQuarter, row);
     tma_load_2d(s.q_rope, &maps.q_rope, &s.q_full, kFp8RopeByte / 2, row);
-  }
+  };
+  if (start.pages == 0) return;
+  load(start.row, 0);
+  std::uint32_t count = 1;
+  for (int u = part.begin.unit + 1, last = part.last_unit(); u <= last; ++u, ++count)
+    load(part.units[u].row, count);
 }
 
 // One warp.
 __device__ void load_fp8_pages(Fp8SharedMemory& s, const Params& p, const Fp8Maps& maps, const Part& part) {
+  const auto load = [&](std::uint32_t count, int number, int block) {
+    const int row = block * kPage, at = static_cast<int>(count % kFp8Pages), owner = number & 1;
+    const std::uint32_t free_parity = ((count / kFp8Pages) & 1) ^ 1;
+    Fp8Page& page = s.pages[at];
+    for (int i = 0; i < 2; ++i) {
+      const int half = i ^ owner;
+      Mbarrier* const full = &s.half_full[half][at];
+      mbarrier_wait(&s.half_free[half][at], free_parity);
+      mbarrier_arrive_expect_tx(full, (3 - i) * kFp8Box);
+      for (int t = 2 * half; t < 2 * half + 2; ++t)
+        tma_load_2d(page.codes[t], &maps.codes, full, t * kQuarter, row, L2Hint::evict_first);
+      if (i == 0) tma_load_2d(page.rope, &maps.rope, full, kFp8RopeByte / 2, row, L2Hint::evict_first);
+    }
+  };
+  static_assert(kFp8Pages <= kStartPages);
+  const Start start = load_start(p, part);
+  if (start.pages == 0) return;
+  const int early = min(start.pages, kFp8Pages);
+  if (threadIdx.x % 32 == 0) {
+#pragma unroll
+    for (int i = 0; i < kFp8Pages; ++i)
+      if (i < early) load(static_cast<std::uint32_t>(i), start.page + i, start.block[i]);
+  }
+  __syncwarp();
   PageWalk walk(p, part);
   for (std::uint32_t count = 0; !walk.ended(); ++count, walk.next()) {
-    const int row = walk.block() * kPage, at = static_cast<int>(count % kFp8Pages);
-    const int owner = walk.page & 1;
-    const std::uint32_t free_parity = ((count / kFp8Pages) & 1) ^ 1;
-    if (walk.lane == 0) {
-      Fp8Page& page = s.pages[at];
-      for (int i = 0; i < 2; ++i) {
-        const int half = i ^ owner;
-        Mbarrier* const full = &s.half_full[half][at];
-        mbarrier_wait(&s.half_free[half][at], free_parity);
-        mbarrier_arrive_expect_tx(full, (3 - i) * kFp8Box);
-        for (int t = 2 * half; t < 2 * half + 2; ++t)
-          tma_load_2d(page.codes[t], &maps.codes, full, t * kQuarter, row, L2Hint::evict_first);
-        if (i == 0) tma_load_2d(page.rope, &maps.rope, full, kFp8RopeByte / 2, row, L2Hint::evict_first);
-      }
-    }
+    const int block = walk.block();
+    if (walk.lane == 0 && count >= static_cast<std::uint32_t>(early)) load(count, walk.page, block);
     __syncwarp();
   }
 }

@@ -48,7 +48,9 @@ struct MlaDecodePlanArgs {
   MlaDecodeShape shape;
   const std::int32_t* q_start = nullptr;  // [seqs + 1]: row of the first new token of each
   const std::int32_t* context_len =
-      nullptr;           // [seqs]: tokens in the cache, the new ones included; 0: padding
+      nullptr;  // [seqs]: tokens in the cache, the new ones included; 0: padding
+  const std::int32_t* block_table = nullptr;  // as the calls will have it
+  std::int64_t block_table_stride = 0;
   bool tree = false;     // the calls will have a tree mask
   void* plan = nullptr;  // out; 256-byte aligned, mla_decode_plan_bytes()
 };

@@ -258,6 +258,8 @@ struct DeviceBatch {
     plan_args.shape = b.shape;
     plan_args.q_start = q_start.get();
     plan_args.context_len = context.get();
+    plan_args.block_table = table.get();
+    plan_args.block_table_stride = b.max_pages;
     plan_args.plan = plan.get();
     args.shape = b.shape;
     args.plan = plan.get();

@@ -52,6 +52,8 @@ struct PlanParams {
   PlanLayout layout;
   const std::int32_t* q_start;
   const std::int32_t* context_len;
+  const std::int32_t* block_table;
+  std::int64_t block_table_stride;
   unsigned char* plan;
   int seqs, heads;
   bool never_split;
@@ -73,6 +75,18 @@ __device__ Unit make_unit(const PlanParams& p, int seq, int index) {
   const int seen = u.base + last_row / p.heads + 1;
   u.pages = max(1, (seen + kPage - 1) / kPage);
   return u;
+}
+
+__device__ Start make_start(const PlanParams& p, const Unit* units, Position from, Position to) {
+  Start s{};
+  if (from.unit > to.unit || (from.unit == to.unit && from.page >= to.page)) return s;
+  const Unit& u = units[from.unit];
+  s.row = u.row;
+  s.page = from.page;
+  s.pages = (from.unit == to.unit ? to.page : u.pages) - from.page;
+  const std::int32_t* const table = p.block_table + u.seq * p.block_table_stride + from.page;
+  for (int i = 0; i < min(s.pages, kStartPages); ++i) s.block[i] = table[i];
+  return s;
 }
 
 // The units of a step in a row; one warp deals them out.
@@ -247,6 +261,9 @@ __global__ __launch_bounds__(kThreads, 1) void plan_kernel(const PlanParams p, b
   if (cutting) l.deal_cut(begins, cuts, &cut_count, share);
   __syncthreads();
   if (tid == 0) *reinterpret_cast<std::int32_t*>(p.plan + p.layout.cut_count_at()) = cut_count;
+  Start* const starts = reinterpret_cast<Start*>(p.plan + p.layout.starts_at());
+  for (int part = tid; part < p.layout.parts; part += kThreads)
+    starts[part] = make_start(p, units, begins[part], begins[part + 1]);
 }
 
 }  // namespace
@@ -267,6 +284,8 @@ cudaError_t mla_decode_plan(const MlaDecodePlanArgs& a, cudaStream_t stream) {
   const mla::PlanParams p{mla::plan_layout(s),
                           a.q_start,
                           a.context_len,
+                          a.block_table,
+                          a.block_table_stride,
                           static_cast<unsigned char*>(a.plan),
                           s.seqs,
                           s.heads,
