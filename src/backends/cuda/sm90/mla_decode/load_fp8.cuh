@@ -15,13 +15,14 @@ __device__ void load_fp8_queries(Fp8SharedMemory& s, const Params& p, const Fp8M
     for (int i = 0; i < 2; ++i)
       scale[i] = row + lane + 32 * i < p.q_rows ? p.q_scale[row + lane + 32 * i] : 0;
     mbarrier_wait(&s.q_free, (count & 1) ^ 1);
+    if (lane == 0) {  // ahead of their barrier's arrival, which scales that are still to come need
+      for (int t = 0; t < kQuarters; ++t) tma_load_2d(s.q[t], &maps.q_codes, &s.q_full, t * kQuarter, row);
+      tma_load_2d(s.q_rope, &maps.q_rope, &s.q_full, kFp8RopeByte / 2, row);
+    }
     s.q_scale[lane] = scale[0];
     s.q_scale[lane + 32] = scale[1];
     __syncwarp();
-    if (lane != 0) return;
-    mbarrier_arrive_expect_tx(&s.q_full, (kQuarters + 1) * kFp8Box);
-    for (int t = 0; t < kQuarters; ++t) tma_load_2d(s.q[t], &maps.q_codes, &s.q_full, t * kQuarter, row);
-    tma_load_2d(s.q_rope, &maps.q_rope, &s.q_full, kFp8RopeByte / 2, row);
+    if (lane == 0) mbarrier_arrive_expect_tx(&s.q_full, (kQuarters + 1) * kFp8Box);
   };
   if (start.pages == 0) return;
   load(start.row, 0);
@@ -46,13 +47,14 @@ __device__ void load_fp8_pages(Fp8SharedMemory& s, const Params& p, const Fp8Map
       if (i == 0) tma_load_2d(page.rope, &maps.rope, full, kFp8RopeByte / 2, row, L2Hint::evict_first);
     }
   };
-  static_assert(kFp8Pages <= kStartPages);
+  constexpr int kEarly = 2;  // more would delay rows of q
+  static_assert(kEarly <= kStartPages && kEarly <= kFp8Pages);
   const Start start = load_start(p, part);
   if (start.pages == 0) return;
-  const int early = min(start.pages, kFp8Pages);
+  const int early = min(start.pages, kEarly);
   if (threadIdx.x % 32 == 0) {
 #pragma unroll
-    for (int i = 0; i < kFp8Pages; ++i)
+    for (int i = 0; i < kEarly; ++i)
       if (i < early) load(static_cast<std::uint32_t>(i), start.page + i, start.block[i]);
   }
   __syncwarp();
