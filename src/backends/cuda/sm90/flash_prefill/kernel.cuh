@@ -223,6 +223,7 @@ __device__ __forceinline__ void multiply(Smem<S>& smem, const Params& p, const W
     wgmma_fence();
     issue_scores<S>(s, smem, next, group);
     mbarrier_wait(&smem.v_full[stage], parity(step));
+    wgmma_fence();  // the wait may have been a loop
     issue_values<S>(o, weights, smem, stage);
     if constexpr (S::kTakeTurns) named_barrier_arrive(4 - group, 256);
     wgmma_wait<1>();

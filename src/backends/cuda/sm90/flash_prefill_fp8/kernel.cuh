@@ -235,6 +235,7 @@ __device__ __forceinline__ void multiply(Smem& smem, const Params& p, const Work
     wgmma_fence();
     issue_scores(s, q, smem.stage[next], group);
     mbarrier_wait(&smem.v_full[stage], parity(step));
+    wgmma_fence();  // the wait may have been a loop
     issue_values(sum, weights, smem.stage[stage]);
     named_barrier_arrive(4 - group, 256);
     wgmma_wait<1>();
