@@ -110,7 +110,7 @@ struct alignas(1024) SharedMemory {
   float row_sum[2][2][kTileRows];  // of even and odd units, by math warpgroup
   Mbarrier q_full, q_free;
   Mbarrier k_full[2][kBoxes], k_rope_free[2], k_half_free[2][2];
-  Mbarrier p_ready[2];
+  Mbarrier p_ready[2], sums_ready;
 };
 static_assert(sizeof(SharedMemory) <= 232448);
 
@@ -150,7 +150,7 @@ struct alignas(1024) Fp8SharedMemory {
   // Of the halves of the latents: a math warpgroup multiplies the values of one, so each is free on its own.
   // The first to be free, and to be copied, is that of the page's owner; rope values come with it.
   Mbarrier half_full[2][kFp8Pages], half_free[2][kFp8Pages];
-  Mbarrier max_ready[2], p_ready[kFp8Pages];
+  Mbarrier max_ready[2], p_ready[kFp8Pages], sums_ready;
 };
 static_assert(sizeof(Fp8SharedMemory) <= 232448);
 

@@ -21,8 +21,11 @@ __device__ void load_fp8_queries(Fp8SharedMemory& s, const Params& p, const Fp8M
     }
     s.q_scale[lane] = scale[0];
     s.q_scale[lane + 32] = scale[1];
+    if (lane == 0)
+      mbarrier_arrive_expect_tx(&s.q_full, (kQuarters + 1) * kFp8Box);
+    else
+      mbarrier_arrive(&s.q_full);
     __syncwarp();
-    if (lane == 0) mbarrier_arrive_expect_tx(&s.q_full, (kQuarters + 1) * kFp8Box);
   };
   if (start.pages == 0) return;
   load(start.row, 0);

@@ -38,11 +38,8 @@ struct MathWarpgroup {
 
   __device__ __forceinline__ int row() const { return warp * 16 + lane / 4; }
 
-  // Every warp arrives: a wgmma that one warp has seen complete may still run for the others.
-  __device__ __forceinline__ void release(Mbarrier* bar) const {
-    __syncwarp();
-    if (lane == 0) mbarrier_arrive(bar);
-  }
+  // Every thread arrives, behind what it wrote or read itself: that costs no more than one arrival a warp.
+  __device__ __forceinline__ void release(Mbarrier* bar) const { mbarrier_arrive(bar); }
 
   // Scores of latent boxes [from, to) in the order in which they arrive: this warpgroup's own half is free
   // first. The rope box comes before all.
@@ -287,7 +284,8 @@ struct MathWarpgroup {
       row_sum[r] = quad_sum(row_sum[r]);
       if ((lane & 3) == 0) s.row_sum[parity][wg][r0 + r * 8] = row_sum[r];
     }
-    named_barrier_sync(3, 256);
+    release(&s.sums_ready);
+    mbarrier_wait(&s.sums_ready, static_cast<std::uint32_t>(parity));
     Totals t;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {

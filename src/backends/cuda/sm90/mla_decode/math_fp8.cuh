@@ -49,10 +49,8 @@ struct Fp8MathWarpgroup {
     return &two[count & 1];
   }
 
-  __device__ __forceinline__ void release(Mbarrier* bar) const {
-    __syncwarp();
-    if (lane == 0) mbarrier_arrive(bar);
-  }
+  // Every thread arrives, behind what it wrote or read itself.
+  __device__ __forceinline__ void release(Mbarrier* bar) const { mbarrier_arrive(bar); }
 
   // Starts the products of page `count`, the context's `page_index`-th. The half that is there first comes
   // first.
@@ -346,7 +344,8 @@ struct Fp8MathWarpgroup {
       row_sum[r] = quad_sum(row_sum[r]);
       if ((lane & 3) == 0) sums[wg][row() + r * 8] = row_sum[r];
     }
-    named_barrier_sync(3, 256);
+    release(&s.sums_ready);
+    mbarrier_wait(&s.sums_ready, (units_done & 1) ^ 1);  // units are counted from 1 here
     const std::int64_t slot = slot_row(p, part, u);
     const int tile_row = part.tile * kTileRows;  // of the unit
     if (wg == 0 && (lane & 3) == 0) {

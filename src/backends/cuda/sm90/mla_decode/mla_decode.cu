@@ -18,6 +18,8 @@ constexpr int kThreads = 384;    // two math warpgroups, then one that loads
 constexpr int kRegisters = 168;  // of a thread at launch: what 384 threads can have; more would never come
 constexpr int kCombineCtasEach = 5;  // of a multiprocessor
 
+constexpr int kGroup = 128;  // threads of a math warpgroup, all of which arrive at its barriers
+
 // Of a thread that loads and of one that multiplies.
 constexpr int kLoadRegisters = 40, kMathRegisters = 232;
 static_assert(kLoadRegisters + 2 * kMathRegisters <= 3 * kRegisters);
@@ -28,13 +30,14 @@ __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_consta
   SharedMemory& s = *reinterpret_cast<SharedMemory*>(shared_bytes);
   if (threadIdx.x == 0) {
     mbarrier_init(&s.q_full, 1);
-    mbarrier_init(&s.q_free, 8);  // math warps
+    mbarrier_init(&s.q_free, 2 * kGroup);
     for (int b = 0; b < 2; ++b) {
       for (Mbarrier& full : s.k_full[b]) mbarrier_init(&full, 1);
-      mbarrier_init(&s.k_rope_free[b], 4);
-      for (Mbarrier& free : s.k_half_free[b]) mbarrier_init(&free, 4);
-      mbarrier_init(&s.p_ready[b], 4);
+      mbarrier_init(&s.k_rope_free[b], kGroup);
+      for (Mbarrier& free : s.k_half_free[b]) mbarrier_init(&free, kGroup);
+      mbarrier_init(&s.p_ready[b], kGroup);
     }
+    mbarrier_init(&s.sums_ready, 2 * kGroup);
     fence_mbarrier_init();
   }
   if (threadIdx.x == 256) {
@@ -66,13 +69,14 @@ __global__ __launch_bounds__(kThreads, 1) void decode_fp8_kernel(const __grid_co
     for (int i = 0; i < kFp8Pages; ++i) {
       for (int half = 0; half < 2; ++half) {
         mbarrier_init(&s.half_full[half][i], 1);
-        mbarrier_init(&s.half_free[half][i], 4);  // the warps of one warpgroup, here and below
+        mbarrier_init(&s.half_free[half][i], kGroup);
       }
-      mbarrier_init(&s.p_ready[i], 4);
+      mbarrier_init(&s.p_ready[i], kGroup);
     }
-    mbarrier_init(&s.q_full, 1);
-    mbarrier_init(&s.q_free, 8);
-    for (Mbarrier& ready : s.max_ready) mbarrier_init(&ready, 4);
+    mbarrier_init(&s.q_full, 32);
+    mbarrier_init(&s.q_free, 2 * kGroup);
+    for (Mbarrier& ready : s.max_ready) mbarrier_init(&ready, kGroup);
+    mbarrier_init(&s.sums_ready, 2 * kGroup);
     fence_mbarrier_init();
   }
   if (threadIdx.x == 256) {
