@@ -15,7 +15,8 @@ cudaError_t launch_shape(const flash::Params& p, const TensorMapSpec (&specs)[3]
     if (const cudaError_t e = encode_tensor_map(specs[i], &maps[i]); e != cudaSuccess) return e;
   constexpr int kBytes = static_cast<int>(sizeof(flash::Smem<S>));
   static_assert(kBytes <= 227 * 1024);
-  static const cudaError_t allowed =
+  // Every time: it holds for one device, and a process may have several.
+  const cudaError_t allowed =
       cudaFuncSetAttribute(flash::prefill<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (allowed != cudaSuccess) return allowed;
   const std::int64_t work = flash::tiles_bound(p.seqs) * p.order.heads;

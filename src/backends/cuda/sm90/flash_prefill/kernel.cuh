@@ -259,8 +259,7 @@ __device__ void consume(Smem<S>& smem, const Params& p, int group) {
   for (int round = 0;; ++round) {
     mbarrier_wait(&smem.work_full[round % 2], static_cast<std::uint32_t>(round / 2 % 2));
     const Work w = smem.work[round % 2];
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(&smem.work_empty[round % 2]);
+    mbarrier_arrive(&smem.work_empty[round % 2]);  // every thread, behind its own read
     if (w.seq < 0) return;
     if (w.context > 0)
       multiply<S>(smem, p, w, group, tiles++ % 2, step);
@@ -281,7 +280,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     mbarrier_init(&smem.q_empty, kWarps);
     for (int i = 0; i < 2; ++i) {
       mbarrier_init(&smem.work_full[i], 1);
-      mbarrier_init(&smem.work_empty[i], kWarps);
+      mbarrier_init(&smem.work_empty[i], 32 * kWarps);
     }
     for (int i = 0; i < kStages; ++i) {
       mbarrier_init(&smem.k_full[i], 1);

@@ -46,7 +46,8 @@ cudaError_t flash_mla_fp8(const FlashMlaFp8Args& a, cudaStream_t stream) {
   if (const cudaError_t e = encode(m.q, seqs.tokens, q_row, q_row, q); e != cudaSuccess) return e;
   if (const cudaError_t e = encode(m.k_rope, m.rows, kRope, m.k_rope_stride, k_rope); e != cudaSuccess)
     return e;
-  static const cudaError_t allowed =
+  // Every time: it holds for one device, and a process may have several.
+  const cudaError_t allowed =
       cudaFuncSetAttribute(prefill, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Smem));
   if (allowed != cudaSuccess) return allowed;
 

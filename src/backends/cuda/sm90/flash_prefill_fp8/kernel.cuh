@@ -250,8 +250,7 @@ __device__ __forceinline__ void multiply(Smem& smem, const Params& p, const Work
     rescale[1] = next_rescale[1];
     pack_weights(s, weights);
   }
-  __syncwarp();
-  if (lane == 0) mbarrier_arrive(&smem.q_empty[count % 2]);
+  mbarrier_arrive(&smem.q_empty[count % 2]);  // every thread, behind what it wrote there
   float sum[kValue / 2];
   mbarrier_wait(&smem.v_full[step % kStages], parity(step));
   wgmma_hold(weights);
@@ -276,8 +275,7 @@ __device__ inline void consume(Smem& smem, const Params& p, int group) {
   for (int round = 0;; ++round) {
     mbarrier_wait(&smem.work_full[round % 2], static_cast<std::uint32_t>(round / 2 % 2));
     const Work w = smem.work[round % 2];
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(&smem.work_empty[round % 2]);
+    mbarrier_arrive(&smem.work_empty[round % 2]);  // every thread, behind its own read
     if (w.seq < 0) return;
     if (w.context > 0)
       multiply(smem, p, w, group, tiles++, step);
@@ -294,9 +292,9 @@ __global__ void __launch_bounds__(kThreads, 1) prefill(const Params p, const __g
     constexpr std::uint32_t kWarps = 8;  // that multiply; a lane of each arrives
     for (int i = 0; i < 2; ++i) {
       mbarrier_init(&smem.q_full[i], 1);
-      mbarrier_init(&smem.q_empty[i], kWarps);
+      mbarrier_init(&smem.q_empty[i], 32 * kWarps);
       mbarrier_init(&smem.work_full[i], 1);
-      mbarrier_init(&smem.work_empty[i], kWarps);
+      mbarrier_init(&smem.work_empty[i], 32 * kWarps);
     }
     for (int i = 0; i < kStages; ++i) {
       mbarrier_init(&smem.k_full[i], 1);

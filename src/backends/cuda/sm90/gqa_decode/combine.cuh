@@ -94,7 +94,7 @@ cudaError_t launch_both(const GqaDecodeArgs& a, cudaStream_t stream) {
   p.sum = static_cast<float*>(a.workspace);
   p.state = reinterpret_cast<float2*>(p.sum + rows * kDim);
   p.prefix = reinterpret_cast<int*>(p.state + rows);
-  static const cudaError_t allowed =
+  const cudaError_t allowed =
       cudaFuncSetAttribute(decode<kDim, kTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, 226 * 1024);
   if (allowed != cudaSuccess) return allowed;
   if (const cudaError_t e = cuda::launch(decode<kDim, kTiles>, dim3(static_cast<unsigned>(grid)),
