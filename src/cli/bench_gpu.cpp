@@ -104,7 +104,8 @@ Status bench_decode_gpu(const GpuBenchFlags& f, const engine::RuntimeOptions& op
                                                   .sampled = f.batch,
                                                   .ep_slice = std::max<i64>(1, options.ep_slice),
                                                   .fp8 = options.fp8_activations,
-                                                  .kv_token_bytes = kv.token_bytes()});
+                                                  .kv_token_bytes = kv.token_bytes(),
+                                                  .fp8_cache = kv.dtype == DType::kF8E4M3});
   const auto rows = part_rows(spans, costs, chip);
   const double took = median(wall), gpu = f.eager ? took : median(busy);
   print_header(r, options, chip);
@@ -158,6 +159,7 @@ Status bench_prefill_gpu(const GpuBenchFlags& f, const engine::RuntimeOptions& o
                                          .ep_slice = std::max<i64>(1, options.ep_slice),
                                          .fp8 = options.fp8_activations,
                                          .kv_token_bytes = kv.token_bytes(),
+                                         .fp8_expanded = options.fp8_prefill_attention,
                                          .absorbed = false});
   const auto rows = part_rows(spans, costs, chip);
   const double took = median(wall);

@@ -18,10 +18,9 @@ class Sum {
     const double width = fp8 ? 1 : 2, dn = static_cast<double>(n), dk = static_cast<double>(k);
     PartCost& p = part(name);
     p.count = std::max(p.count, layers);
-    p.fp8 = fp8;
     const double l = static_cast<double>(layers);
     p.bytes += l * (matrices * dn * dk * width + rows * dk * width + rows * dn * 2);
-    p.flops += l * 2 * rows * dn * dk;
+    (fp8 ? p.fp8_flops : p.flops) += l * 2 * rows * dn * dk;
   }
   // Passes over memory.
   void moved(const std::string& name, i64 layers, double bytes) {
@@ -29,9 +28,10 @@ class Sum {
     p.count = std::max(p.count, layers);
     p.bytes += static_cast<double>(layers) * bytes;
   }
-  void work(const std::string& name, i64 layers, double bytes, double flops) {
+  void work(const std::string& name, i64 layers, double bytes, double flops, double fp8_flops = 0) {
     moved(name, layers, bytes);
     part(name).flops += static_cast<double>(layers) * flops;
+    part(name).fp8_flops += static_cast<double>(layers) * fp8_flops;
   }
   bool fp8() const { return fp8_; }
   std::vector<PartCost> parts;
@@ -62,15 +62,17 @@ void mla(Sum& sum, const ModelConfig& c, const StepShape& s) {
   const double dl = static_cast<double>(latent), rope = static_cast<double>(m.qk_rope_head_dim);
   if (s.absorbed) {
     sum.product("absorb W_UK", layers, t * heads, latent, m.qk_nope_head_dim, heads, false);
-    sum.work("attention (MLA, absorbed)", layers, seqs * context * kv + t * heads * (2 * dl + rope) * 2,
-             2 * t * heads * context * (2 * dl + rope));
+    const double pairs = 2 * t * heads * context, q_bytes = s.fp8_cache ? dl + 2 * rope : 2 * (dl + rope);
+    sum.work("attention (MLA, absorbed)", layers, seqs * context * kv + t * heads * (q_bytes + 2 * dl),
+             pairs * (s.fp8_cache ? rope : 2 * dl + rope), pairs * (s.fp8_cache ? 2 * dl : 0));
     sum.product("absorb W_UV", layers, t * heads, m.v_head_dim, latent, heads, false);
   } else {
     const i64 width = c.heads * (m.qk_nope_head_dim + m.v_head_dim);
     sum.product("kv_b", layers, seqs * context, width, latent);
     // Half of a square of scores is masked.
+    const double pairs = t * heads * context, all = static_cast<double>(qk + m.v_head_dim);
     sum.work("attention (MLA, expanded)", layers, 2 * seqs * context * static_cast<double>(width),
-             t * heads * context * static_cast<double>(qk + m.v_head_dim));
+             pairs * (s.fp8_expanded ? rope : all), pairs * (s.fp8_expanded ? all - rope : 0));
   }
   sum.product("o_proj", layers, t, c.hidden_size, c.heads * m.v_head_dim);
 }
@@ -134,8 +136,8 @@ std::vector<PartCost> step_cost(const ModelConfig& c, const StepShape& s) {
 }
 
 double floor_seconds(const PartCost& p, const ChipRates& chip) {
-  const double rate = p.fp8 ? chip.fp8_flops : chip.bf16_flops;
-  return std::max(p.bytes / chip.bandwidth, rate > 0 ? p.flops / rate : 0.0);
+  const auto at = [](double flops, double rate) { return rate > 0 ? flops / rate : 0.0; };
+  return std::max(p.bytes / chip.bandwidth, at(p.flops, chip.bf16_flops) + at(p.fp8_flops, chip.fp8_flops));
 }
 
 }  // namespace trireme::models

@@ -16,17 +16,19 @@ struct StepShape {
   i64 sampled = 1;    // rows that go through the head
   i64 ep_slice = 1;   // ranks over which the experts are spread; this one gets its share of all ranks' tokens
   bool fp8 = true;    // FP8 weights multiplied as FP8
-  i64 kv_token_bytes = 0;  // one layer
+  i64 kv_token_bytes = 0;     // one layer
+  bool fp8_cache = false;     // MLA, absorbed: latents multiplied as the FP8 codes that they are
+  bool fp8_expanded = false;  // MLA, expanded: all but the columns with position multiplied in FP8
   bool absorbed =
       true;  // MLA: decode, else expanded (prefill of whole prompts: context = tokens / sequences)
 };
 
 struct PartCost {
   std::string name;
-  i64 count = 1;     // how often in the pass (layers)
-  double bytes = 0;  // of all of them
-  double flops = 0;  // likewise
-  bool fp8 = false;  // which unit does the operations
+  i64 count = 1;         // how often in the pass (layers)
+  double bytes = 0;      // of all of them
+  double flops = 0;      // likewise, at the rate of BF16
+  double fp8_flops = 0;  // at that of FP8
 };
 
 std::vector<PartCost> step_cost(const ModelConfig& config, const StepShape& shape);

@@ -1,5 +1,7 @@
 """The chat page in a real browser, headless. Its content policy forbids evaluated strings: locators only."""
+import json
 import os
+import re
 import shutil
 
 import pytest
@@ -43,6 +45,21 @@ def test_a_question_is_answered_as_a_stream(page):
         page.screenshot(path=os.environ["TRIREME_SCREENSHOT"])
 
 
+def test_an_answer_that_comes_all_at_once_has_a_rate(page):
+    def answer(route):
+        events = [{"choices": [{"index": 0, "delta": {"content": "word "}}]}] * 72
+        body = "".join(f"data: {json.dumps(e)}\n\n" for e in events) + "data: [DONE]\n\n"
+        route.fulfill(status=200, content_type="text/event-stream", body=body)
+
+    page.route("**/v1/chat/completions", answer)
+    ask(page, "Hello")
+    expect(last_answer(page)).to_contain_text("word " * 72, timeout=10000)
+    page.wait_for_selector("#send:visible", timeout=10000)
+    stats = page.inner_text("#stats")
+    rate = float(re.search(r"([0-9.]+) tok/s", stats).group(1))
+    assert 0 < rate < 100_000, stats
+
+
 def test_markup_in_a_message_stays_text(page):
     ask(page, "<img src=x onerror=\"window.hacked=1\"><b>bold</b>")
     page.wait_for_selector("#send:visible", timeout=30000)
@@ -51,7 +68,10 @@ def test_markup_in_a_message_stays_text(page):
 
 
 def test_stop_ends_an_answer_and_frees_it(page, server):
-    ask(page, "Write a very long text about every package there is, " * 3)
+    # Long enough for the click, however fast the model is.
+    page.route("**/v1/chat/completions", lambda route: route.continue_(
+        post_data=json.dumps(route.request.post_data_json | {"min_tokens": 1500, "max_tokens": 1500})))
+    ask(page, "Write a very long text about every package there is.")
     page.wait_for_selector("#stop:visible", timeout=10000)
     page.click("#stop")
     page.wait_for_selector("#send:visible", timeout=10000)

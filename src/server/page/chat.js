@@ -150,8 +150,11 @@ function showStats(answer, final) {
   const parts = [];
   if (answer.firstAt) {
     parts.push("first token " + Math.round(answer.firstAt - answer.sentAt) + " ms");
-    const seconds = (answer.lastAt - answer.firstAt) / 1000;
-    if (answer.tokens > 1 && seconds > 0) parts.push(((answer.tokens - 1) / seconds).toFixed(1) + " tok/s");
+    // From the first token on; all at once, as a fast model's answer may come, from the question on.
+    const streamed = answer.lastAt - answer.firstAt >= 1;
+    const seconds = (answer.lastAt - (streamed ? answer.firstAt : answer.sentAt)) / 1000;
+    const counted = answer.tokens - (streamed ? 1 : 0);
+    if (answer.tokens > 1 && seconds > 0) parts.push((counted / seconds).toFixed(1) + " tok/s");
     parts.push(answer.tokens + (answer.tokens === 1 ? " token" : " tokens"));
   } else if (!final) {
     parts.push("waiting");
