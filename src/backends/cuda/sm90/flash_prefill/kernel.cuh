@@ -275,7 +275,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(1024) char memory[];
   Smem<S>& smem = *reinterpret_cast<Smem<S>*>(memory);
   if (threadIdx.x == 0) {
-    constexpr std::uint32_t kWarps = 8;  // that multiply; a lane of each arrives
+    constexpr std::uint32_t kWarps = 8;  // that multiply; at places of keys and values a lane of each arrives
     mbarrier_init(&smem.q_full, 1);
     mbarrier_init(&smem.q_empty, kWarps);
     for (int i = 0; i < 2; ++i) {

@@ -289,7 +289,7 @@ __global__ void __launch_bounds__(kThreads, 1) prefill(const Params p, const __g
   extern __shared__ __align__(1024) char memory[];
   Smem& smem = *reinterpret_cast<Smem*>(memory);
   if (threadIdx.x == 0) {
-    constexpr std::uint32_t kWarps = 8;  // that multiply; a lane of each arrives
+    constexpr std::uint32_t kWarps = 8;  // that multiply; at places of keys and values a lane of each arrives
     for (int i = 0; i < 2; ++i) {
       mbarrier_init(&smem.q_full[i], 1);
       mbarrier_init(&smem.q_empty[i], 32 * kWarps);
