@@ -27,7 +27,8 @@ void ModelFlags::add(CLI::App& app) {
                  "bfloat16 as well")
       ->capture_default_str();
   app.add_option("--prefill-attention-dtype", prefill_attention_dtype,
-                 "On a GPU, what MLA multiplies in the attention of prompts: bfloat16 (auto) or fp8")
+                 "On a GPU, what MLA multiplies in the attention of prompts: bfloat16 (auto), or fp8, which "
+                 "pays from about 4,000 tokens on")
       ->capture_default_str();
   app.add_option("--load-format", load_format, "auto, or dummy for random weights of the right shape")
       ->capture_default_str();
