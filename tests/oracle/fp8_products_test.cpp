@@ -8,6 +8,7 @@
 #include "compare.h"
 #include "devices.h"
 #include "formats/safetensors.h"
+#include "wrapped_backend.h"
 
 namespace trireme {
 namespace {
@@ -33,25 +34,12 @@ Status watched_expanded(const MlaExpandedArgs& a, Stream& s) {
   return real_expanded(a, s);
 }
 
-class WatchedBackend final : public Backend {
+class WatchedBackend final : public WrappedBackend {
  public:
-  WatchedBackend() : inner_(cpu::make_oracle_backend().value()), ops_(inner_->ops()) {
+  WatchedBackend() : WrappedBackend(cpu::make_oracle_backend().value()) {
     real_expanded = ops_.mla_expanded;
     ops_.mla_expanded = watched_expanded;
   }
-  const char* name() const override { return inner_->name(); }
-  Device& device() override { return inner_->device(); }
-  const Ops& ops() const override { return ops_; }
-  DType act() const override { return inner_->act(); }
-  DType kv_dtype() const override { return inner_->kv_dtype(); }
-  bool batch_invariant() const override { return inner_->batch_invariant(); }
-  i64 prepared_bytes(i64 n, i64 k, DType stored) const override {
-    return inner_->prepared_bytes(n, k, stored);
-  }
-
- private:
-  std::unique_ptr<Backend> inner_;
-  Ops ops_;
 };
 
 class Fp8Products : public testing::TestWithParam<const char*> {

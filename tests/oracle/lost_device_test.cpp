@@ -6,6 +6,7 @@
 
 #include "devices.h"
 #include "engine/engine.h"
+#include "wrapped_backend.h"
 
 namespace trireme {
 namespace {
@@ -19,25 +20,12 @@ Status embedding_until_gone(const EmbeddingArgs& a, Stream& s) {
 }
 
 // The CPU, until its device goes.
-class FallibleBackend final : public Backend {
+class FallibleBackend final : public WrappedBackend {
  public:
-  explicit FallibleBackend(std::unique_ptr<Backend> inner) : inner_(std::move(inner)), ops_(inner_->ops()) {
+  explicit FallibleBackend(std::unique_ptr<Backend> inner) : WrappedBackend(std::move(inner)) {
     real_embedding = ops_.embedding;
     ops_.embedding = embedding_until_gone;
   }
-  const char* name() const override { return inner_->name(); }
-  Device& device() override { return inner_->device(); }
-  const Ops& ops() const override { return ops_; }
-  DType act() const override { return inner_->act(); }
-  DType kv_dtype() const override { return inner_->kv_dtype(); }
-  bool batch_invariant() const override { return inner_->batch_invariant(); }
-  i64 prepared_bytes(i64 n, i64 k, DType stored) const override {
-    return inner_->prepared_bytes(n, k, stored);
-  }
-
- private:
-  std::unique_ptr<Backend> inner_;
-  Ops ops_;
 };
 
 TEST(LostDevice, EndsEveryRequestWithItsErrorAndTakesNoMore) {

@@ -2,9 +2,7 @@
 // NaN.
 #include <gtest/gtest.h>
 
-#include <random>
-
-#include "backends/cuda/attention_test_util.h"
+#include "backends/cuda/attention_gpu_fixture.h"
 #include "backends/cuda/sm90/flash_prefill/flash_prefill.h"
 #include "backends/cuda/sm90/gqa_decode/gqa_decode.h"
 
@@ -14,17 +12,7 @@ using namespace testing_attention;
 
 constexpr double kClose = 6e-3;  // BF16 weights and outputs
 
-class AttentionOnGpu : public testing::Test {
- protected:
-  void SetUp() override {
-    int n = 0;
-    if (cudaGetDeviceCount(&n) != cudaSuccess || n == 0) GTEST_SKIP() << "no NVIDIA GPU";
-    const auto seed = std::random_device{}();
-    RecordProperty("seed", static_cast<int>(seed % 1000000));
-    rng.seed(seed % 1000000);
-  }
-  Rng rng;
-};
+class AttentionOnGpu : public GpuTest {};
 
 const std::vector<std::pair<int, int>> kMixed = {{1, 1},   {3, 70},   {1, 700}, {2, 0},
                                                  {75, 75}, {33, 300}, {0, 0},   {1, 64}};

@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include "backends/cuda/attention_test_util.h"
+#include "backends/cuda/attention_gpu_fixture.h"
 
 namespace trireme::cuda {
 namespace {
@@ -115,17 +115,7 @@ bool same_bits(const std::vector<Bf16>& a, const std::vector<Bf16>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(Bf16)) == 0;
 }
 
-class FlashMlaFp8 : public testing::Test {
- protected:
-  void SetUp() override {
-    int n = 0;
-    if (cudaGetDeviceCount(&n) != cudaSuccess || n == 0) GTEST_SKIP() << "no NVIDIA GPU";
-    const auto seed = std::random_device{}();
-    RecordProperty("seed", static_cast<int>(seed % 1000000));
-    rng.seed(seed % 1000000);
-  }
-  Rng rng;
-};
+class FlashMlaFp8 : public GpuTest {};
 
 // Whole tiles, one row less and one more, of queries and of keys; prefixes, single tokens, padding, nothing.
 const std::vector<std::pair<int, int>> kRagged = {
